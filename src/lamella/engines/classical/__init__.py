@@ -1,0 +1,1 @@
+"""Segmentation without weights: threshold, blobs, watershed."""
