@@ -1,0 +1,211 @@
+"""Every deliberate error of Lamella.
+
+An error has a stable ``code`` (for the API and ``--json``), a message that says what came and
+what was expected, and a ``hint`` that says what to do. Leaves also inherit the builtin that
+people already catch::
+
+    LamellaError
+    ├── InputError (ValueError)                 invalid_input
+    │   ├── UnreadableFileError                 unreadable_file
+    │   ├── UnknownFormatError                  unknown_format
+    │   ├── GeometryError                       invalid_geometry
+    │   ├── AxesError                           axes_mismatch
+    │   └── NarrowingError (OverflowError)      labels_do_not_fit
+    ├── BoxOutOfBoundsError (IndexError)        box_out_of_bounds
+    ├── MissingPathError (FileNotFoundError)    not_found
+    ├── OutputExistsError (FileExistsError)     output_exists
+    ├── StorageError (OSError)                  storage
+    ├── MissingDependencyError (ImportError)    missing_dependency
+    ├── UnknownIdError (LookupError)            unknown_id
+    │   ├── UnknownModelError                   unknown_model
+    │   └── UnknownEngineError                  unknown_engine
+    ├── ModelError                              invalid_model
+    ├── EngineError                             engine_failed
+    ├── DeviceError                             device_unavailable
+    ├── RunError                                run_failed
+    └── RunCancelledError                       cancelled
+
+Examples:
+    >>> try:
+    ...     raise GeometryError("spacing is 0 along z", hint="set it with --spacing")
+    ... except ValueError as error:
+    ...     print(error.code, "|", error.message, "|", error.hint)
+    invalid_geometry | spacing is 0 along z | set it with --spacing
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = [
+    "AxesError",
+    "BoxOutOfBoundsError",
+    "DeviceError",
+    "EngineError",
+    "GeometryError",
+    "InputError",
+    "LamellaError",
+    "MissingDependencyError",
+    "MissingPathError",
+    "ModelError",
+    "NarrowingError",
+    "OutputExistsError",
+    "RunCancelledError",
+    "RunError",
+    "StorageError",
+    "UnknownEngineError",
+    "UnknownFormatError",
+    "UnknownIdError",
+    "UnknownModelError",
+    "UnreadableFileError",
+]
+
+
+class LamellaError(Exception):
+    """Base of every deliberate error.
+
+    Args:
+        message: what came and what was expected, one or two sentences.
+        hint: what to do about it.
+        details: facts for programs (JSON values).
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details: dict[str, Any] = dict(details or {})
+
+    # OSError and ImportError define __str__ from their own arguments; one text everywhere.
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.hint, self.details))
+
+
+def _rebuild(
+    kind: type[LamellaError], message: str, hint: str | None, details: dict[str, Any]
+) -> LamellaError:
+    return kind(message, hint=hint, details=details)
+
+
+class InputError(LamellaError, ValueError):
+    """A value, option or file that cannot be used as given."""
+
+    code = "invalid_input"
+
+
+class UnreadableFileError(InputError):
+    """A file of a known format that is truncated, corrupt or not what it claims to be."""
+
+    code = "unreadable_file"
+
+
+class UnknownFormatError(InputError):
+    """A file that no reader recognises, or a suffix that no writer has."""
+
+    code = "unknown_format"
+
+
+class GeometryError(InputError):
+    """Spacing, origin, direction or slice positions that make no regular grid."""
+
+    code = "invalid_geometry"
+
+
+class AxesError(InputError):
+    """Axes that are impossible, or that do not fit what an operation or a model needs."""
+
+    code = "axes_mismatch"
+
+
+class NarrowingError(InputError, OverflowError):
+    """Values that do not fit into the data type of a file format."""
+
+    code = "labels_do_not_fit"
+
+
+class BoxOutOfBoundsError(LamellaError, IndexError):
+    """A box that reaches outside the volume."""
+
+    code = "box_out_of_bounds"
+
+
+class MissingPathError(LamellaError, FileNotFoundError):
+    """A path that does not exist."""
+
+    code = "not_found"
+
+
+class OutputExistsError(LamellaError, FileExistsError):
+    """An output that is already there and may not be replaced unasked."""
+
+    code = "output_exists"
+
+
+class StorageError(LamellaError, OSError):
+    """The disk is full, or a path may not be read or written."""
+
+    code = "storage"
+
+
+class MissingDependencyError(LamellaError, ImportError):
+    """A feature whose optional package is not installed here."""
+
+    code = "missing_dependency"
+
+
+class UnknownIdError(LamellaError, LookupError):
+    """An id that no registry knows."""
+
+    code = "unknown_id"
+
+
+class UnknownModelError(UnknownIdError):
+    """A model id that neither the shipped nor the user's models contain."""
+
+    code = "unknown_model"
+
+
+class UnknownEngineError(UnknownIdError):
+    """An engine id that is not registered."""
+
+    code = "unknown_engine"
+
+
+class ModelError(LamellaError):
+    """A model folder that is incomplete, changed or contradictory."""
+
+    code = "invalid_model"
+
+
+class EngineError(LamellaError):
+    """An engine that failed while it ran."""
+
+    code = "engine_failed"
+
+
+class DeviceError(LamellaError):
+    """A device that was asked for and is not there."""
+
+    code = "device_unavailable"
+
+
+class RunError(LamellaError):
+    """A run that cannot go on."""
+
+    code = "run_failed"
+
+
+class RunCancelledError(LamellaError):
+    """A run that was told to stop; what is finished is kept and can be resumed."""
+
+    code = "cancelled"

@@ -1,0 +1,135 @@
+"""What a run says while it runs: the same numbered documents in a file, a socket or a terminal."""
+
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import Field, TypeAdapter
+
+from lamella.wire.document import Document, JsonValue
+from lamella.wire.problem import Problem
+
+__all__ = [
+    "Event",
+    "EventSink",
+    "FailedEvent",
+    "FinishedEvent",
+    "LogEvent",
+    "PreviewEvent",
+    "ProgressEvent",
+    "RunEvent",
+    "StartedEvent",
+    "WarningEvent",
+    "parse_event",
+]
+
+
+class RunEvent(Document):
+    """Base: ``number`` and ``time_s`` (Unix time) are filled in by whoever records the event."""
+
+    number: int = 0
+    time_s: float = 0.0
+
+
+class StartedEvent(RunEvent):
+    """The run began, or went on where it had stopped (``resumed_tiles`` > 0)."""
+
+    type: Literal["started"] = "started"
+    run: str
+    model: str
+    shape: tuple[int, ...]
+    resumed_tiles: int = 0
+
+
+class ProgressEvent(RunEvent):
+    """``done`` of ``total`` in ``unit`` within ``stage``; ``eta_s`` for the stage, once known."""
+
+    type: Literal["progress"] = "progress"
+    stage: str
+    done: float
+    total: float
+    unit: str = ""
+    eta_s: float | None = None
+
+
+class PreviewEvent(RunEvent):
+    """Labels that can be shown now.
+
+    A coarse pass covers the whole volume at ``factors`` (full-resolution voxels per preview voxel);
+    later events name the box (full-resolution voxels) whose final labels are on disk.
+    """
+
+    type: Literal["preview"] = "preview"
+    path: str
+    """Array that holds the labels, relative to the run folder."""
+    factors: tuple[float, ...]
+    box_start: tuple[int, ...]
+    box_stop: tuple[int, ...]
+    is_final: bool
+    """Whether these labels are the run's result, not a coarse guess."""
+
+
+class LogEvent(RunEvent):
+    """A line for people."""
+
+    type: Literal["log"] = "log"
+    message: str
+
+
+class WarningEvent(RunEvent):
+    """Something the user must know about the result; also listed in the manifest."""
+
+    type: Literal["warning"] = "warning"
+    code: str
+    message: str
+
+
+class FinishedEvent(RunEvent):
+    """Everything planned is done and on disk."""
+
+    type: Literal["finished"] = "finished"
+    n_objects: int | None = None
+    elapsed_s: float = 0.0
+    summary: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class FailedEvent(RunEvent):
+    """The run stopped; ``problem.code`` is ``cancelled`` when someone asked for it."""
+
+    type: Literal["failed"] = "failed"
+    problem: Problem
+
+
+Event = Annotated[
+    StartedEvent
+    | ProgressEvent
+    | PreviewEvent
+    | LogEvent
+    | WarningEvent
+    | FinishedEvent
+    | FailedEvent,
+    Field(discriminator="type"),
+]
+
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+def parse_event(line: str | bytes) -> Any:
+    """An event from a line of JSON."""
+    return _ADAPTER.validate_json(line)
+
+
+@runtime_checkable
+class EventSink(Protocol):
+    """Where a run reports.
+
+    Contract: ``emit`` returns quickly and never raises for a slow listener; ``check`` raises
+    :class:`lamella.core.errors.RunCancelledError` once someone asked the run to stop. A
+    :class:`lamella.core.progress.SilentSink` qualifies.
+    """
+
+    def emit(self, event: Any, /) -> None:
+        """Report an event."""
+        ...
+
+    def check(self) -> None:
+        """Raise if the run should stop."""
+        ...

@@ -1,0 +1,92 @@
+"""What to segment, with which model, with which options: the one document every door takes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from lamella.volume.spacing import Spacing, Unit
+from lamella.wire.document import Document, JsonValue
+
+__all__ = ["InputDoc", "SegmentRequest", "SizeDoc", "SpacingDoc"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SpacingDoc(Document):
+    """Distance between voxel centres per spatial axis, (z, y, x) or (y, x)."""
+
+    values: tuple[Positive, ...]
+    unit: Unit
+
+    @field_validator("values")
+    @classmethod
+    def _two_or_three(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) not in (2, 3):
+            raise ValueError(f"expected 2 or 3 values, got {len(values)}")
+        return values
+
+    @classmethod
+    def of(cls, spacing: Spacing) -> "SpacingDoc":
+        """The document of a spacing."""
+        return cls(values=spacing.values, unit=spacing.unit)
+
+    def to_spacing(self) -> Spacing:
+        """The value object."""
+        return Spacing(self.values, self.unit)
+
+
+class SizeDoc(Document):
+    """An amount of space: voxels, or a volume in unit³ (an area in 2-D)."""
+
+    value: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    unit: Unit = "voxel"
+
+
+class InputDoc(Document):
+    """Which image: a path and, where it holds several, which part of it."""
+
+    path: str
+    dataset: str | None = None
+    series: str | None = None
+    channel: int | None = None
+    time: int | None = None
+    level: int = 0
+    axes: str | None = None
+    spacing: SpacingDoc | None = None
+    """Replaces the header's spacing."""
+    resample_irregular: bool = False
+    """Resample gantry tilt, uneven or missing slices instead of refusing them."""
+
+
+class SegmentRequest(Document):
+    """A segmentation, complete: the same document gives the same labels."""
+
+    format_version: Literal[1] = 1
+    input: InputDoc
+    model: str
+    """A model id, a model folder, or ``classical:METHOD`` for an engine without weights."""
+    engine: str | None = None
+    """Set only to choose among engines that can run the model."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of the engine itself, checked by it."""
+    tile: tuple[int, ...] | None = None
+    """Tile in voxels, (z, y, x); the model's own unless given."""
+    overlap_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
+    tta: bool = False
+    """Average over mirrored copies (test-time augmentation)."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """"auto" is fp32 on CPU and mixed half precision on CUDA."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    deterministic: bool = False
+    """Bit-identity on CUDA too (slower); CPU runs always are."""
+    preview: bool = True
+    instances: Literal["auto", "none", "components", "watershed"] = "auto"
+    """"auto": what the model's card asks for, connected components for measurements otherwise."""
+    seed_distance: SizeDoc | None = None
+    """Watershed: smallest distance between seeds, a length in its unit."""
+    min_size: SizeDoc | None = None
+    """Objects smaller than this are removed."""
+    fill_holes: bool = False
+    keep_largest: bool = False
+    seed: int = 0
