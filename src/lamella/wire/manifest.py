@@ -102,7 +102,7 @@ class RunManifest(Document):
     tiles_planned: int = 0
     labels: LabelsFact | None = None
     outputs: dict[str, str] = Field(default_factory=dict)
-    """Further files by purpose (objects, report, export); relative to the run folder, or absolute."""
+    """Further files by purpose (objects, report, export), relative to the run folder or whole."""
     warnings: tuple[NoteDoc, ...] = ()
     problem: Problem | None = None
     versions: dict[str, str] = Field(default_factory=dict)
