@@ -331,8 +331,10 @@ def open_volume(path: str | Path, options: OpenOptions | None = None) -> Volume:
         volume = volume.with_spacing(options.spacing)
         volume = replace(
             volume,
-            notes=tuple(n for n in volume.notes if not n.code.startswith("spacing_"))
-            + (Note("spacing_given", f"spacing set by the user: {volume.spacing}"),),
+            notes=(
+                *(note for note in volume.notes if not note.code.startswith("spacing_")),
+                Note("spacing_given", f"spacing set by the user: {volume.spacing}"),
+            ),
         )
     return volume if volume.path is not None else replace(volume, path=path)
 
@@ -485,6 +487,11 @@ def _find_reader(path: Path, options: OpenOptions) -> FormatDescriptor:
         raise UnreadableFileError(
             f"{path} is empty (0 bytes)", hint="copy or download the file again"
         )
+    return _probe_all(path, head, readers)
+
+
+def _probe_all(path: Path, head: bytes, readers: list[FormatDescriptor]) -> FormatDescriptor:
+    """The first reader that is sure, those named like the file first; else the first that may be."""
     by_suffix = [known for known in readers if known.matches(path)]
     ordered = by_suffix + [known for known in readers if known not in by_suffix]
     verdicts: dict[str, Probe] = {}
@@ -492,7 +499,8 @@ def _find_reader(path: Path, options: OpenOptions) -> FormatDescriptor:
         if known.missing:
             verdicts[known.id] = Probe.no(known.unavailable_reason or "unavailable")
             continue
-        verdicts[known.id] = importlib.import_module(known.module).probe(path, head)
+        with storage_errors(path):
+            verdicts[known.id] = importlib.import_module(known.module).probe(path, head)
         if verdicts[known.id].verdict == "yes":
             return known
     for known in ordered:
