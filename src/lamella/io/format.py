@@ -491,7 +491,7 @@ def _find_reader(path: Path, options: OpenOptions) -> FormatDescriptor:
 
 
 def _probe_all(path: Path, head: bytes, readers: list[FormatDescriptor]) -> FormatDescriptor:
-    """The first reader that is sure, those named like the file first; else the first that may be."""
+    """The first reader that is sure (by suffix first), else the first that may be."""
     by_suffix = [known for known in readers if known.matches(path)]
     ordered = by_suffix + [known for known in readers if known not in by_suffix]
     verdicts: dict[str, Probe] = {}
