@@ -1,0 +1,35 @@
+"""Objects: from classes or probabilities to numbered instances, and cleaning them.
+
+Nothing here imports torch; numba, cc3d and edt are imported when a function needs them.
+"""
+
+from lamella.instances.clean import (
+    count_voxels,
+    fill_holes,
+    keep_largest,
+    relabel_sequential,
+    remove_small,
+)
+from lamella.instances.components import (
+    Components,
+    ObjectCount,
+    id_dtype,
+    label_components,
+    label_components_blockwise,
+)
+from lamella.instances.watershed import WatershedOptions, watershed_instances
+
+__all__ = [
+    "Components",
+    "ObjectCount",
+    "WatershedOptions",
+    "count_voxels",
+    "fill_holes",
+    "id_dtype",
+    "keep_largest",
+    "label_components",
+    "label_components_blockwise",
+    "relabel_sequential",
+    "remove_small",
+    "watershed_instances",
+]
