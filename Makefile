@@ -1,0 +1,62 @@
+# Everything a newcomer needs is two of these: `make demo` and `make test`.
+# Both make their own environment; nothing is installed outside this folder.
+
+PYTHON ?= python3
+DEMO_ENV := .venv-base
+TEST_ENV := .venv
+TOOLS := .tools
+# An installed uv is used as it is; otherwise one is put into a small environment of its own.
+UV := $(or $(shell command -v uv 2>/dev/null),$(TOOLS)/bin/uv)
+# No index is named and no Python is downloaded: what the machine is set up for is what counts.
+UVFLAGS := --quiet --no-python-downloads
+BIN := $(TEST_ENV)/bin
+
+.PHONY: demo test check bench docs lock format clean
+
+demo: $(DEMO_ENV)/.ready  ## install the base (no torch) and run the main job on a built-in volume
+	$(DEMO_ENV)/bin/lamella demo --output lamella-demo
+
+test: $(TEST_ENV)/.ready  ## install everything and run every test
+	$(BIN)/python -m pytest
+
+check: $(TEST_ENV)/.ready  ## formatting, lint, types, import directions; under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(TEST_ENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(TEST_ENV)/.ready  ## speed and memory against the peers; results under benchmarks/results
+	$(BIN)/python benchmarks/run.py
+
+docs: $(TEST_ENV)/.ready  ## build the documentation, strictly, into site/
+	$(BIN)/mkdocs build --strict
+
+lock:  ## resolve the locks anew
+	$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 \
+		pyproject.toml -o requirements/base.txt
+	$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 \
+		pyproject.toml --extra torch --extra train --extra nnunet \
+		--group test --group lint --group docs -o requirements/all.txt
+
+$(TOOLS)/bin/uv:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv
+
+$(DEMO_ENV)/.ready: requirements/base.txt pyproject.toml | $(filter $(TOOLS)/bin/uv,$(UV))
+	$(UV) venv $(UVFLAGS) --allow-existing --python $(PYTHON) $(DEMO_ENV)
+	$(UV) pip sync $(UVFLAGS) --python $(DEMO_ENV)/bin/python --require-hashes requirements/base.txt
+	$(UV) pip install $(UVFLAGS) --python $(DEMO_ENV)/bin/python --no-deps --editable .
+	touch $@
+
+$(TEST_ENV)/.ready: requirements/all.txt pyproject.toml | $(filter $(TOOLS)/bin/uv,$(UV))
+	$(UV) venv $(UVFLAGS) --allow-existing --python $(PYTHON) $(TEST_ENV)
+	$(UV) pip sync $(UVFLAGS) --python $(BIN)/python --require-hashes requirements/all.txt
+	$(UV) pip install $(UVFLAGS) --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(TOOLS) site lamella-demo
