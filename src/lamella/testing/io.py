@@ -1,0 +1,466 @@
+"""What every reader and writer promises, as a pytest class to inherit.
+
+Examples:
+    A format proves itself by saying what it keeps::
+
+        class TestNrrd(FormatContract):
+            format_id = "nrrd"
+            suffix = ".nrrd"
+            dtypes = ("uint8", "int16", "float32")
+            units = ("nm", "um", "mm")
+            directions = "rotations"
+"""
+
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
+
+from lamella.core.errors import (
+    LamellaError,
+    MissingPathError,
+    NarrowingError,
+    OutputExistsError,
+    RunCancelledError,
+    StorageError,
+    UnreadableFileError,
+)
+from lamella.core.progress import CancelToken, Progress
+from lamella.io.format import OpenOptions, SaveOptions, descriptors, open_volume, save_volume
+from lamella.testing.strategies import Directions, boxes_of, filled_array, volumes
+from lamella.volume import Affine, Axes, Frame, FunctionArray, Labels, Unit, Volume
+
+__all__ = ["FormatContract", "ReaderContract"]
+
+_FEW = settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+_MANY = settings(_FEW, max_examples=40)
+
+
+class ReaderContract:
+    """What every reader promises, damaged files above all. Inherit and give :meth:`make_example`.
+
+    Attributes:
+        format_id: id of the descriptor.
+        suffix: suffix of a file of this format; empty for folders without one.
+        is_folder: whether a volume is a folder.
+        is_lazy: whether a slice is read without reading the whole.
+    """
+
+    format_id: ClassVar[str]
+    suffix: ClassVar[str]
+    is_folder: ClassVar[bool] = False
+    is_lazy: ClassVar[bool] = True
+
+    def make_example(self, folder: Path) -> Path:
+        """Write a valid file (or folder) of this format, at most some kilobytes, noise inside."""
+        raise AssertionError("a reader's suite must say how to make an example")
+
+    def load(self, path: Path) -> NDArray[Any]:
+        """Open and read everything."""
+        return open_volume(path, self.open_options(path)).load()
+
+    def open_options(self, path: Path) -> OpenOptions:
+        """Options that the format needs to open ``path``."""
+        del path
+        return OpenOptions()
+
+    def test_is_declared(self) -> None:
+        known = {known.id: known for known in descriptors()}
+        assert self.format_id in known
+        assert callable(known[self.format_id].load().probe)
+        assert callable(known[self.format_id].load().read)
+
+    def test_example_opens_with_its_path(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        volume = open_volume(path, self.open_options(path))
+        assert volume.path == path
+        assert volume.dtype.isnative
+        whole = volume.load()
+        assert whole.shape == volume.shape
+        assert whole.dtype == volume.dtype
+
+    def test_spaces_and_unicode_in_the_path(self, tmp_path: Path) -> None:
+        folder = tmp_path / "Zürich data µm 細胞"
+        folder.mkdir()
+        path = self.make_example(folder)
+        moved = folder / f"a name with spaces é (1){self.suffix}"
+        path.rename(moved)
+        assert_array_equal(self.load(moved), self.load(self.make_example(folder)))
+
+    @_FEW
+    @given(data=st.data())
+    def test_slices_equal_the_whole(self, tmp_path: Path, data: st.DataObject) -> None:
+        path = tmp_path / f"example{self.suffix}"
+        if not path.exists():
+            made = self.make_example(tmp_path)
+            path = made
+        volume = open_volume(path, self.open_options(path))
+        whole = volume.load()
+        box = data.draw(boxes_of(volume.shape))
+        part = np.asarray(volume.data[box])
+        assert part.dtype == volume.dtype
+        assert_array_equal(part, whole[box])
+        first = np.asarray(volume.data[box[0].start])
+        assert_array_equal(first, whole[box[0].start])
+
+    def test_threads_read_what_one_reads(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        volume = open_volume(path, self.open_options(path))
+        whole = volume.load()
+        wrong: list[BaseException | str] = []
+
+        def work(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            try:
+                for _ in range(20):
+                    starts = [int(random.integers(0, n)) for n in volume.shape]
+                    box = tuple(
+                        slice(s, int(random.integers(s, n)) + 1)
+                        for s, n in zip(starts, volume.shape, strict=True)
+                    )
+                    if not np.array_equal(
+                        np.asarray(volume.data[box]),
+                        whole[box],
+                        equal_nan=whole.dtype.kind in "fc",
+                    ):
+                        wrong.append(f"{box} differs")
+            except Exception as error:  # noqa: BLE001 - handed to the test's own thread
+                wrong.append(error)
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+    def test_missing_path(self, tmp_path: Path) -> None:
+        with pytest.raises(MissingPathError):
+            open_volume(tmp_path / f"nothing{self.suffix}")
+
+    def test_empty_file_or_folder(self, tmp_path: Path) -> None:
+        path = tmp_path / f"empty{self.suffix}"
+        if self.is_folder:
+            path.mkdir()
+        else:
+            path.touch()
+        self._refuses(path)
+
+    def test_truncated(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        if self.is_folder:
+            pytest.skip("folders: the fuzz below cuts each file inside")
+        whole = path.read_bytes()
+        for fraction in (0.01, 0.25, 0.5, 0.75, 0.95):
+            path.write_bytes(whole[: max(1, int(len(whole) * fraction))])
+            self._refuses(path, f"cut to {fraction:.0%}")
+
+    def test_wrong_magic_and_garbage(self, tmp_path: Path) -> None:
+        if self.is_folder:
+            pytest.skip("a folder has no magic")
+        path = tmp_path / f"garbage{self.suffix}"
+        noise = np.random.default_rng(0).bytes(5000)
+        for content in (b"\0" * 5000, noise, b"not an image\n" * 300, b"%PDF-1.7\n" + noise, b"x"):
+            path.write_bytes(content)
+            self._refuses(path, repr(content[:12]))
+
+    @_MANY
+    @given(data=st.data())
+    def test_damage_gives_one_error_or_a_volume(self, tmp_path: Path, data: st.DataObject) -> None:
+        """Flipped, cut and overwritten bytes: an error of ours or an array, nothing else."""
+        folder = tmp_path / f"fuzz-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        path = self.make_example(folder)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        victim = data.draw(st.sampled_from(files))
+        content = bytearray(victim.read_bytes())
+        # Headers matter most: half of the damage goes to the first 2 kB.
+        reach = data.draw(st.sampled_from([min(len(content), 2048), len(content)]))
+        for _ in range(data.draw(st.integers(1, 8))):
+            if content:
+                at = data.draw(st.integers(0, max(0, min(reach, len(content)) - 1)))
+                content[at] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(0, len(content))) :]
+        victim.write_bytes(bytes(content))
+        try:
+            volume = open_volume(path, self.open_options(path))
+            if volume.nbytes < 2**28:
+                volume.load()
+        except LamellaError:
+            return
+
+    def test_no_permission(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        path.chmod(0)
+        try:
+            if os.access(path, os.R_OK):
+                pytest.skip("this user may read everything")
+            with pytest.raises(StorageError, match="may not be read"):
+                open_volume(path)
+        finally:
+            path.chmod(0o755)
+
+    @_FEW
+    @given(head=st.binary(max_size=4096))
+    def test_probe_never_raises(self, tmp_path: Path, head: bytes) -> None:
+        module = next(known for known in descriptors() if known.id == self.format_id).load()
+        path = tmp_path / f"some{self.suffix}"
+        if self.is_folder:
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_bytes(head)
+        probe = module.probe(path, b"" if self.is_folder else head)
+        assert probe.verdict in ("yes", "no", "maybe")
+        assert probe.reason
+
+    def _refuses(self, path: Path, what: str = "") -> None:
+        with pytest.raises(LamellaError) as caught:
+            self.load(path)
+        assert caught.value.message, what
+        assert len(caught.value.message.splitlines()) <= 3, what
+        assert caught.value.hint, f"{what}: {caught.value.message!r} has no hint"
+
+
+class FormatContract(ReaderContract):
+    """What every format that is read and written promises: ``read(write(x)) = x``.
+
+    Attributes:
+        dtypes: kept exactly.
+        axes: kept exactly; the first is used for examples.
+        units: kept exactly.
+        converted_units: written in another unit of the format, so the grid survives, not the word.
+        frames: kept exactly.
+        directions: how freely the axes may run.
+        keeps_origin: whether the first voxel's place is stored.
+        keeps_channel_names: whether they come back.
+        keeps_label_classes: whether names and colours of classes come back.
+        narrowing: (dtype, value) pairs that must be refused with ``NarrowingError``.
+        tolerance: of the affine, in voxels.
+        is_streaming: whether writing needs less memory than the volume.
+        memory_shape: shape for the memory tests; 24 MB of uint16.
+    """
+
+    dtypes: ClassVar[tuple[str, ...]] = ("uint8", "uint16", "float32")
+    axes: ClassVar[tuple[str, ...]] = ("zyx",)
+    units: ClassVar[tuple[Unit, ...]] = ("nm", "um", "mm")
+    converted_units: ClassVar[tuple[Unit, ...]] = ()
+    frames: ClassVar[tuple[Frame, ...]] = ("stage",)
+    directions: ClassVar[Directions] = "identity"
+    keeps_origin: ClassVar[bool] = True
+    keeps_channel_names: ClassVar[bool] = False
+    keeps_label_classes: ClassVar[bool] = False
+    narrowing: ClassVar[tuple[tuple[str, int], ...]] = ()
+    tolerance: ClassVar[float] = 1e-3
+    is_streaming: ClassVar[bool] = True
+    memory_shape: ClassVar[tuple[int, ...]] = (192, 256, 256)
+
+    def make_example(self, folder: Path) -> Path:
+        """A small volume of noise in the format's first type and axes."""
+        return self.save(self._small(), folder / f"example{self.suffix}", overwrite=True)
+
+    def save(self, volume: Volume, path: Path, **options: Any) -> Path:
+        """Write in this format, whatever the suffix."""
+        return save_volume(volume, path, SaveOptions(format=self.format_id, **options))
+
+    @_MANY
+    @given(data=st.data())
+    def test_read_of_write_is_the_same(self, tmp_path: Path, data: st.DataObject) -> None:
+        volume = data.draw(
+            volumes(
+                dtypes=self.dtypes,
+                axes=self.axes,
+                units=self.units + self.converted_units,
+                frames=self.frames,
+                directions=self.directions,
+                has_origin=self.keeps_origin,
+            )
+        )
+        path = self.save(volume, tmp_path / f"drawn{self.suffix}", overwrite=True)
+        again = open_volume(path, self.open_options(path))
+        assert str(again.axes) == str(volume.axes)
+        assert again.shape == volume.shape
+        assert again.dtype == volume.dtype
+        assert_array_equal(again.load(), volume.load())
+        if volume.unit in self.units:
+            assert again.unit == volume.unit
+        assert again.affine.frame == volume.affine.frame
+        assert again.same_grid(volume, self.tolerance), (again.affine, volume.affine)
+
+    def test_writing_twice_gives_the_same(self, tmp_path: Path) -> None:
+        """What was read is a valid volume to write: the second generation equals the first."""
+        first = open_volume(self.make_example(tmp_path))
+        path = self.save(first, tmp_path / f"second{self.suffix}")
+        second = open_volume(path)
+        assert_array_equal(second.load(), first.load())
+        assert second.affine == first.affine
+        assert second.unit == first.unit
+
+    def test_channel_names(self, tmp_path: Path) -> None:
+        if not self.keeps_channel_names:
+            pytest.skip("the format has no channel names")
+        axes = next(a for a in self.axes if "c" in a)
+        shape = tuple(2 if name == "c" else 3 for name in axes)
+        data = filled_array(shape, self.dtypes[0], fill="ramp", seed=0)
+        volume = Volume.from_array(
+            data, axes=axes, spacing=(1.0,) * (3 if "z" in axes else 2), unit=self.units[0]
+        )
+        volume = replace(volume, channel_names=("DAPI", "GFP 488 µm"))
+        path = self.save(volume, tmp_path / f"named{self.suffix}")
+        assert open_volume(path).channel_names == ("DAPI", "GFP 488 µm")
+
+    def test_labels(self, tmp_path: Path) -> None:
+        dtype = next((d for d in ("uint16", "uint8", "int16") if d in self.dtypes), None)
+        if dtype is None:
+            pytest.skip("the format holds no integers")
+        small = self._small(dtype)
+        shared = {name: getattr(small, name) for name in Volume.__dataclass_fields__}
+        labels = Labels(**shared)
+        path = self.save(labels, tmp_path / f"labels{self.suffix}")
+        assert_array_equal(open_volume(path).load(), small.load())
+
+    def test_ids_that_do_not_fit(self, tmp_path: Path) -> None:
+        if not self.narrowing:
+            pytest.skip("every id fits")
+        for dtype, value in self.narrowing:
+            small = self._small("uint8")
+            data = np.ones(small.shape, dtype)
+            data[(-1,) * data.ndim] = value
+            path = tmp_path / f"narrow{self.suffix}"
+            with pytest.raises(NarrowingError) as caught:
+                self.save(replace(small, data=data), path)
+            assert str(value) in caught.value.message
+            assert caught.value.hint
+            assert list(tmp_path.iterdir()) == []
+
+    def test_refuses_to_overwrite(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        before = self.load(path)
+        with pytest.raises(OutputExistsError, match="already there"):
+            self.save(self._small(seed=9), path)
+        assert_array_equal(self.load(path), before)
+        self.save(self._small(seed=9), path, overwrite=True)
+        assert_array_equal(self.load(path), self._small(seed=9).load())
+
+    def test_nothing_is_left_when_the_source_fails(self, tmp_path: Path) -> None:
+        def fail(slices: tuple[slice, ...]) -> NDArray[Any]:
+            raise UnreadableFileError("the source is damaged", hint="copy it again")
+
+        small = self._small()
+        broken = replace(small, data=FunctionArray(small.shape, small.dtype, fail))
+        with pytest.raises(UnreadableFileError, match="the source is damaged"):
+            self.save(broken, tmp_path / f"out{self.suffix}")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_failure_keeps_what_was_there(self, tmp_path: Path) -> None:
+        path = self.make_example(tmp_path)
+        before = self.load(path)
+
+        def fail(slices: tuple[slice, ...]) -> NDArray[Any]:
+            raise UnreadableFileError("the source is damaged", hint="copy it again")
+
+        small = self._small()
+        broken = replace(small, data=FunctionArray(small.shape, small.dtype, fail))
+        with pytest.raises(UnreadableFileError):
+            self.save(broken, path, overwrite=True)
+        assert_array_equal(self.load(path), before)
+        assert [p.name for p in tmp_path.iterdir() if ".partial" in p.name] == []
+
+    def test_cancelled(self, tmp_path: Path) -> None:
+        sink = _CancelledSink()
+        with pytest.raises(RunCancelledError):
+            self.save(self._small(), tmp_path / f"out{self.suffix}", sink=sink)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_progress_ends_at_the_total(self, tmp_path: Path) -> None:
+        sink = _RecordingSink()
+        self.save(self._small(), tmp_path / f"out{self.suffix}", sink=sink)
+        assert sink.seen, "writing a volume reports progress"
+        assert sink.seen[-1].done == sink.seen[-1].total
+
+    def test_writing_streams(self, tmp_path: Path) -> None:
+        if not self.is_streaming:
+            pytest.skip("the format is written in one piece")
+        volume = self._large()
+        path = tmp_path / f"large{self.suffix}"
+        peak = _peak_bytes(lambda: self.save(volume, path, compress=False, pyramid=False))
+        assert peak < 0.8 * volume.nbytes, f"{peak / 2**20:.0f} MB to write a lazy volume"
+
+    def test_a_slice_costs_a_slice(self, tmp_path: Path) -> None:
+        if not self.is_lazy:
+            pytest.skip("the format is read in one piece")
+        volume = self._large()
+        path = tmp_path / f"large{self.suffix}"
+        self.save(volume, path, compress=False, pyramid=False)
+
+        def read_one_plane() -> None:
+            opened = open_volume(path)
+            assert_array_equal(opened.data[3:4], volume.data[3:4])
+
+        read_one_plane()  # imports and caches
+        assert _peak_bytes(read_one_plane) < 0.4 * volume.nbytes
+
+    def _small(self, dtype: str | None = None, seed: int = 3) -> Volume:
+        axes = Axes.parse(self.axes[0])
+        shape = tuple(2 if name in "tc" else {"z": 5, "y": 9, "x": 12}[name] for name in axes.names)
+        data = filled_array(shape, dtype or self.dtypes[0], fill="noise", seed=seed)
+        n = axes.n_spatial
+        affine = Affine.diagonal((4.0, 2.5, 2.0)[-n:], frame=self.frames[0])
+        return Volume(data=data, axes=axes, affine=affine, unit=self.units[0], name="small")
+
+    def _large(self) -> Volume:
+        dtype = "uint16" if "uint16" in self.dtypes else self.dtypes[0]
+        axes = Axes.parse(self.axes[0])
+        plane = filled_array(self.memory_shape[1:], dtype, fill="noise", seed=1)
+
+        def read(slices: tuple[slice, ...]) -> NDArray[Any]:
+            return np.stack([plane[slices[1:]]] * (slices[0].stop - slices[0].start))
+
+        return Volume(
+            data=FunctionArray(self.memory_shape, dtype, read),
+            axes=axes,
+            affine=Affine.diagonal((1.0,) * axes.n_spatial, frame=self.frames[0]),
+            unit=self.units[0],
+        )
+
+
+class _RecordingSink:
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+
+    def emit(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+    def check(self) -> None:
+        return
+
+
+class _CancelledSink(_RecordingSink):
+    def check(self) -> None:
+        token = CancelToken()
+        token.cancel()
+        token.check()
+
+
+def _peak_bytes(work: Callable[[], object]) -> int:
+    """Python's and numpy's allocations at their highest, in bytes; mapped files do not count."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

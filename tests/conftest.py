@@ -1,0 +1,65 @@
+"""Fixtures and rules of every test."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Contract suites live in the package: their asserts are explained as those in tests are.
+pytest.register_assert_rewrite("lamella.testing.io")
+
+_SLOW_OK = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_SLOW_OK)
+# Derandomised: a push is judged by the same examples on every machine.
+settings.register_profile(
+    "ci", max_examples=50, deadline=None, derandomize=True, suppress_health_check=_SLOW_OK
+)
+settings.register_profile(
+    "nightly", max_examples=1000, deadline=None, suppress_health_check=_SLOW_OK
+)
+
+
+def _is_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if _is_ci() else "dev"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real test data, named by LAMELLA_TEST_DATA; never committed.
+
+    Without it a test is skipped on a developer's machine and fails in CI: a test that never runs
+    proves nothing.
+    """
+    named = os.environ.get("LAMELLA_TEST_DATA", "")
+    if named and Path(named).is_dir():
+        return Path(named).resolve()
+    reason = (
+        f"LAMELLA_TEST_DATA names no folder: {named!r}" if named else "LAMELLA_TEST_DATA is not set"
+    )
+    if _is_ci():
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Run every test in an empty folder that must stay empty: no test litters where it runs."""
+    if "no_own_folder" in request.keywords:
+        yield
+        return
+    folder = tmp_path_factory.mktemp("cwd")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+    left = [path.name for path in folder.iterdir()]
+    assert not left, f"the test left files in its working folder: {left}"
