@@ -23,6 +23,7 @@ __all__ = ["UNITS", "Size", "Spacing", "Unit", "convert_length", "parse_unit"]
 Unit = Literal["nm", "um", "mm", "voxel"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+_NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)"
 # Powers of ten of a metre: exact conversion by one multiplication or one division.
 _EXPONENT: dict[str, int] = {"nm": -9, "um": -6, "mm": -3}
 _ALIASES: dict[str, tuple[Unit, float]] = {
@@ -182,7 +183,7 @@ class Size:
         Raises:
             GeometryError: for anything else, and for negative sizes.
         """
-        match = re.fullmatch(r"\s*([0-9.eE+]+)\s*([a-zA-Zµμå]*)\s*(?:\^?[23]|²|³)?\s*", text)
+        match = re.fullmatch(rf"\s*{_NUMBER}\s*([a-zA-Zµμå]*)\s*(?:\^?[23]|²|³)?\s*", text)
         try:
             value = float(match.group(1)) if match else math.nan
         except ValueError:
