@@ -1,0 +1,5 @@
+"""2-D networks of the registry."""
+
+from lamella.networks.registry import NetworkDescriptor
+
+NETWORKS: tuple[NetworkDescriptor, ...] = ()
