@@ -74,16 +74,20 @@ def downsample_labels(block: NDArray[Any], factors: Sequence[int]) -> NDArray[An
         factors: one per spatial axis.
     """
     lead = (slice(None),) * (block.ndim - len(factors))
-    picks = []
+    picks: list[NDArray[np.intp]] = []
     for factor, length in zip(factors, block.shape[block.ndim - len(factors) :], strict=True):
-        picks.append(np.minimum(np.arange(0, length, factor) + factor // 2, length - 1))
+        picks.append(np.minimum(_starts(length, factor) + factor // 2, length - 1))
     return block[(*lead, *np.ix_(*picks))]
 
 
 def _mean_axis(array: NDArray[Any], axis: int, factor: int) -> NDArray[Any]:
     length = array.shape[axis]
-    starts = np.arange(0, length, factor)
+    starts = _starts(length, factor)
     counts = np.minimum(factor, length - starts).astype(array.dtype)
     shape = [1] * array.ndim
     shape[axis] = len(starts)
     return np.add.reduceat(array, starts, axis=axis) / counts.reshape(shape)
+
+
+def _starts(length: int, factor: int) -> NDArray[np.intp]:
+    return np.arange(0, length, factor, dtype=np.intp)

@@ -5,7 +5,7 @@ not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ def normalise_index(index: Any, shape: Sequence[int]) -> tuple[tuple[slice, ...]
         >>> normalise_index((2, slice(None)), (5, 7))
         ((slice(2, 3, None), slice(0, 7, None)), (0,))
     """
-    parts = list(index) if isinstance(index, tuple) else [index]
+    parts: list[Any] = list(cast("tuple[Any, ...]", index)) if isinstance(index, tuple) else [index]
     if any(part is Ellipsis for part in parts):
         at = next(i for i, part in enumerate(parts) if part is Ellipsis)
         fill = len(shape) - (len(parts) - 1)
