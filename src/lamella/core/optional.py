@@ -2,11 +2,12 @@
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 from lamella.core.errors import MissingDependencyError
 
-__all__ = ["is_importable", "require"]
+__all__ = ["import_openvino", "is_importable", "require"]
 
 
 def is_importable(module: str) -> bool:
@@ -43,3 +44,17 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
             hint=f'pip install "lamella[{extra}]"',
             details={"module": module, "extra": extra},
         ) from error
+
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its usage statistics.
+
+    ``import openvino`` sends an event to its maker and writes an id into the home folder, unless the
+    package ``openvino_telemetry`` cannot be imported; then it falls back to a stub of its own. Lamella
+    promises no telemetry, so that package is made unimportable in this process first.
+
+    Raises:
+        MissingDependencyError: when OpenVINO is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return require("openvino", extra="torch", purpose="running networks on the CPU")
