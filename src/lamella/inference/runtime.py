@@ -1,0 +1,206 @@
+"""What runs a network: one small interface, and the ways to wrap it.
+
+A runtime is opened for one batch shape; it knows nothing of volumes. OpenVINO
+(:mod:`~lamella.inference.openvino_runtime`) is the default on the CPU, PyTorch
+(:mod:`~lamella.inference.torch_runtime`) on CUDA. Neither module is imported before it is needed.
+
+Examples:
+    >>> class Double:
+    ...     name, device, precision = "double", "cpu", "fp32"
+    ...     batch_shape, n_outputs = (1, 1, 2, 2, 2), 1
+    ...     def __call__(self, batch):
+    ...         return batch * 2
+    >>> runtime = as_pipelined(Mirrored(Double(), axes=(2,)))
+    >>> runtime.submit(np.ones((1, 1, 2, 2, 2), np.float32))().max().item()
+    2.0
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Difference",
+    "Mirrored",
+    "Pipelined",
+    "Precision",
+    "Runtime",
+    "as_pipelined",
+    "compare",
+]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Pending = Callable[[], NDArray[np.float32]]
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Runs a network.
+
+    Contract:
+        * ``batch`` is float32, C-contiguous, of exactly ``batch_shape``: (n, c, z, y, x), or
+          (n, c, y, x) for a 2-D network; it is not changed.
+        * the result is float32 logits, (n, k, ...) over the same extent; it may be overwritten by
+          the next call.
+        * on the CPU the same batch gives the same bits.
+    """
+
+    @property
+    def name(self) -> str:
+        """Such as ``"openvino"``."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Such as ``"cpu"`` or ``"cuda:0"``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What is computed with: ``fp32``, ``bf16`` or ``fp16``."""
+        ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the input, batch first."""
+        ...
+
+    @property
+    def n_outputs(self) -> int:
+        """Channels of the output."""
+        ...
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Run the network and wait for it."""
+        ...
+
+
+@runtime_checkable
+class Pipelined(Runtime, Protocol):
+    """A runtime that works while its caller does something else.
+
+    Contract: at most ``n_in_flight`` batches are submitted and not yet fetched; a batch may not be
+    changed before its result was fetched; a result may be overwritten by the ``n_in_flight``-th
+    submission after its own.
+    """
+
+    @property
+    def n_in_flight(self) -> int:
+        """How many batches may be on their way."""
+        ...
+
+    def submit(self, batch: NDArray[np.float32], /) -> Pending:
+        """Start a batch; calling what this returns waits for the logits."""
+        ...
+
+
+class _Immediate:
+    """A plain runtime in the place of a pipelined one: ``submit`` does the work."""
+
+    n_in_flight = 1
+
+    def __init__(self, inner: Runtime) -> None:
+        self._inner = inner
+        self.name = inner.name
+        self.device = inner.device
+        self.precision = inner.precision
+        self.batch_shape = inner.batch_shape
+        self.n_outputs = inner.n_outputs
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._inner(batch)
+
+    def submit(self, batch: NDArray[np.float32]) -> Pending:
+        logits = self._inner(batch)
+        return lambda: logits
+
+
+def as_pipelined(runtime: Runtime) -> Pipelined:
+    """The runtime itself where it can work ahead, else a wrapper that computes at once."""
+    return runtime if isinstance(runtime, Pipelined) else _Immediate(runtime)
+
+
+class Mirrored:
+    """Test-time augmentation: the mean of the logits over all mirrored copies of a batch.
+
+    The copies are added in a fixed order, so results stay bit-identical from run to run.
+
+    Args:
+        inner: runs the network.
+        axes: axes of the batch that may be mirrored (2 is the first spatial one).
+    """
+
+    def __init__(self, inner: Runtime, *, axes: tuple[int, ...]) -> None:
+        self._inner = inner
+        self._flips = [
+            flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)
+        ]
+        self.name = inner.name
+        self.device = inner.device
+        self.precision = inner.precision
+        self.batch_shape = inner.batch_shape
+        self.n_outputs = inner.n_outputs
+
+    @property
+    def n_copies(self) -> int:
+        """Passes of the network per batch."""
+        return len(self._flips)
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run every copy and average."""
+        total = np.array(self._inner(batch), np.float32)
+        for flip in self._flips[1:]:
+            mirrored = np.ascontiguousarray(np.flip(batch, flip))
+            total += np.flip(self._inner(mirrored), flip)
+        total *= np.float32(1.0 / len(self._flips))
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far two runtimes are apart on one batch.
+
+    Attributes:
+        max_abs: largest difference of a logit.
+        spread: standard deviation of the reference's logits.
+        agreement: share of voxels with the same largest channel (same sign for one channel).
+    """
+
+    max_abs: float
+    spread: float
+    agreement: float
+
+    @property
+    def relative(self) -> float:
+        """Largest difference over the spread of the logits."""
+        return self.max_abs / max(self.spread, 1e-12)
+
+    def __str__(self) -> str:
+        return (
+            f"largest logit difference {self.max_abs:.2g} (spread {self.spread:.2g}),"
+            f" {self.agreement:.6f} of voxels agree"
+        )
+
+
+def compare(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
+    """Compare two outputs of the same batch.
+
+    Args:
+        logits: float32, (n, k, ...).
+        reference: the same from the reference runtime.
+    """
+    if reference.shape[1] == 1:
+        same = (logits > 0) == (reference > 0)
+    else:
+        same = logits.argmax(axis=1) == reference.argmax(axis=1)
+    return Difference(
+        max_abs=float(np.abs(logits - reference).max()),
+        spread=float(reference.std(dtype=np.float64)),
+        agreement=float(same.mean()),
+    )
