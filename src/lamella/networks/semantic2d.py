@@ -1,5 +1,215 @@
-"""2-D networks of the registry."""
+"""2-D networks: our own compact U-Net, and heads over the encoders of smp and timm.
 
+A head (``unet``, ``fpn``, ``pspnet``, ``deeplabv3plus``, ``upernet``) takes any encoder that gives
+a pyramid of features: one of smp's by its name (``resnet34``), or any convolutional or
+hierarchical timm network as ``tu-NAME`` (``tu-convnext_tiny``). A plain vision transformer has one
+stride only and is refused. Encoders are built without weights: a model's own weights come from its
+folder, and nothing is downloaded in silence.
+
+torch, segmentation_models_pytorch and timm are imported when a network is built, not before.
+
+Sources: U-Net (Ronneberger et al. 2015), FPN (Kirillov et al. 2017), PSPNet (Zhao et al. 2017),
+DeepLabV3+ (Chen et al. 2018), UPerNet (Xiao et al. 2018), as in segmentation_models_pytorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+
+from lamella.core.errors import InputError, ModelError
+from lamella.core.registry import nearest_names
 from lamella.networks.registry import NetworkDescriptor
 
-NETWORKS: tuple[NetworkDescriptor, ...] = ()
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "NETWORKS",
+    "CompactUNet2dArguments",
+    "DeepLabArguments",
+    "EncoderArguments",
+    "UNet2dArguments",
+    "check_divisible",
+]
+
+Count = Annotated[int, Ge(1)]
+Depth = Annotated[int, Ge(3), Le(5)]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactUNet2dArguments:
+    """Of :class:`lamella.networks.compact2d.CompactUNet2d`."""
+
+    in_channels: Count
+    out_channels: Count
+    widths: Annotated[tuple[Count, ...], MinLen(2)] = (16, 32, 64, 96)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderArguments:
+    """Of ``fpn``, ``pspnet`` and ``upernet``: channels and the encoder's name."""
+
+    in_channels: Count
+    out_channels: Count
+    encoder: str = "resnet18"
+    encoder_depth: Depth = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DeepLabArguments:
+    """Of ``deeplabv3plus``; a smaller output stride keeps finer features at a higher cost."""
+
+    in_channels: Count
+    out_channels: Count
+    encoder: str = "resnet18"
+    output_stride: Literal[8, 16] = 16
+
+
+@dataclass(frozen=True, slots=True)
+class UNet2dArguments:
+    """Of ``unet``; ``decoder_channels`` per level, coarsest first."""
+
+    in_channels: Count
+    out_channels: Count
+    encoder: str = "resnet18"
+    encoder_depth: Depth = 5
+    decoder_channels: Annotated[tuple[Count, ...], MinLen(3)] = (256, 128, 64, 32, 16)
+
+    def __post_init__(self) -> None:
+        if len(self.decoder_channels) != self.encoder_depth:
+            raise ValueError(
+                f"an encoder of depth {self.encoder_depth} needs as many decoder_channels,"
+                f" got {len(self.decoder_channels)}"
+            )
+
+
+def check_divisible(shape: tuple[int, ...], stride: int) -> None:
+    """Refuse an image whose sides the network can't halve as often as it does.
+
+    Args:
+        shape: (n, c, y, x).
+        stride: sides must be multiples of this.
+
+    Raises:
+        InputError: says what sides would do.
+    """
+    y, x = int(shape[-2]), int(shape[-1])
+    if y % stride or x % stride:
+        fits = tuple(-(-side // stride) * stride for side in (y, x))
+        raise InputError(
+            f"an image of {y} x {x} pixels does not fit this network: both sides must be multiples"
+            f" of {stride}",
+            hint=f"pad it to {fits[0]} x {fits[1]}, or choose such a tile",
+        )
+
+
+def _build_compact(arguments: CompactUNet2dArguments) -> nn.Module:
+    from lamella.networks.compact2d import CompactUNet2d
+
+    network = CompactUNet2d(arguments.in_channels, arguments.out_channels, arguments.widths)
+    return _checked(network, network.stride)
+
+
+def _build_head(head: str, arguments: Any) -> nn.Module:
+    """Build an smp architecture; every failure of a foreign encoder becomes one clear error."""
+    import segmentation_models_pytorch as smp
+
+    _check_encoder_name(arguments.encoder)
+    architecture = getattr(smp, head)
+    try:
+        network = architecture(
+            encoder_name=arguments.encoder,
+            encoder_weights=None,
+            in_channels=arguments.in_channels,
+            classes=arguments.out_channels,
+            **_head_arguments(head, arguments),
+        )
+        stride = _stride(network)
+    except Exception as error:  # timm and smp raise anything from KeyError to RuntimeError
+        raise ModelError(
+            f"{head} can't be built over the encoder {arguments.encoder!r}: {error}",
+            hint="it needs an encoder with a pyramid of features, such as resnet18 or"
+            " tu-convnext_tiny; a plain vision transformer has only one stride",
+            details={"encoder": arguments.encoder, "head": head},
+        ) from error
+    return _checked(network, stride)
+
+
+def _head_arguments(head: str, arguments: Any) -> dict[str, Any]:
+    if head == "Unet":
+        return {
+            "encoder_depth": arguments.encoder_depth,
+            "decoder_channels": arguments.decoder_channels,
+        }
+    if head == "DeepLabV3Plus":
+        return {"encoder_output_stride": arguments.output_stride}
+    if head == "PSPNet":
+        # smp upsamples the head by a fixed factor; it has to undo the encoder's stride.
+        return {
+            "encoder_depth": arguments.encoder_depth,
+            "upsampling": 2**arguments.encoder_depth,
+        }
+    if head == "FPN":
+        return {"encoder_depth": arguments.encoder_depth}
+    return {"encoder_depth": arguments.encoder_depth}
+
+
+def _stride(network: nn.Module) -> int:
+    stride = int(getattr(network.encoder, "output_stride", 32))
+    return max(stride, 8)
+
+
+def _check_encoder_name(name: str) -> None:
+    from segmentation_models_pytorch.encoders import encoders
+
+    if name in encoders:
+        return
+    known = list(encoders)
+    if name.startswith("tu-"):
+        import timm
+
+        if timm.is_model(name.removeprefix("tu-")):
+            return
+        known = [f"tu-{other}" for other in timm.list_models()]
+    near = nearest_names(name, known)
+    raise ModelError(
+        f"unknown encoder {name!r}",
+        hint=(f"did you mean {' or '.join(near)}? " if near else "")
+        + "use a name of segmentation_models_pytorch, or tu-NAME for a timm network",
+        details={"encoder": name},
+    )
+
+
+def _checked(network: nn.Module, stride: int) -> nn.Module:
+    """Let the network refuse odd sizes by a clear error; a traced graph leaves the check out."""
+    import torch
+
+    def check(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            check_divisible(tuple(inputs[0].shape), stride)
+
+    network.register_forward_pre_hook(check)
+    return network
+
+
+_SMP = ("torch", "segmentation_models_pytorch", "timm")
+
+NETWORKS: tuple[NetworkDescriptor, ...] = (
+    NetworkDescriptor(
+        "compact_unet2d", "Compact 2-D U-Net", "yx", CompactUNet2dArguments, _build_compact
+    ),
+    *(
+        NetworkDescriptor(network_id, title, "yx", arguments, partial(_build_head, head), _SMP)
+        for network_id, title, arguments, head in (
+            ("unet", "U-Net over an encoder", UNet2dArguments, "Unet"),
+            ("fpn", "FPN over an encoder", EncoderArguments, "FPN"),
+            ("pspnet", "PSPNet over an encoder", EncoderArguments, "PSPNet"),
+            ("deeplabv3plus", "DeepLabV3+ over an encoder", DeepLabArguments, "DeepLabV3Plus"),
+            ("upernet", "UPerNet over an encoder", EncoderArguments, "UPerNet"),
+        )
+    ),
+)
