@@ -24,7 +24,7 @@ from lamella.volume import Volume, iter_slabs
 
 __all__ = ["SLAB_BYTES", "checked", "checked_slabs", "parse_dtype"]
 
-SLAB_BYTES = 8 * 2**20
+SLAB_BYTES = 4 * 2**20
 """How much a writer holds at a time: large enough for disks, small enough to forget."""
 
 _KINDS = "buif"

@@ -45,7 +45,12 @@ __all__ = ["FormatContract", "ReaderContract"]
 _FEW = settings(
     max_examples=20,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    # One method, many inheriting classes: they share nothing but the code.
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.differing_executors,
+    ],
 )
 _MANY = settings(_FEW, max_examples=40)
 
