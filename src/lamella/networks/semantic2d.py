@@ -36,6 +36,9 @@ __all__ = [
     "check_divisible",
 ]
 
+# Pyramid pooling and its kin need a few pixels at the coarsest level.
+_MIN_STRIDE = 8
+
 Count = Annotated[int, Ge(1)]
 Depth = Annotated[int, Ge(3), Le(5)]
 
@@ -128,12 +131,13 @@ def _build_head(head: str, arguments: Any) -> nn.Module:
             classes=arguments.out_channels,
             **_head_arguments(head, arguments),
         )
-        stride = _stride(network)
+        stride = max(int(network.encoder.output_stride), _MIN_STRIDE)
+        _try(network, arguments.in_channels, stride)
     except Exception as error:  # timm and smp raise anything from KeyError to RuntimeError
         raise ModelError(
             f"{head} can't be built over the encoder {arguments.encoder!r}: {error}",
-            hint="it needs an encoder with a pyramid of features, such as resnet18 or"
-            " tu-convnext_tiny; a plain vision transformer has only one stride",
+            hint="it needs an encoder with a pyramid of features for images of any size, such as"
+            " resnet18 or tu-convnext_tiny; many transformers have one stride or one size only",
             details={"encoder": arguments.encoder, "head": head},
         ) from error
     return _checked(network, stride)
@@ -153,14 +157,20 @@ def _head_arguments(head: str, arguments: Any) -> dict[str, Any]:
             "encoder_depth": arguments.encoder_depth,
             "upsampling": 2**arguments.encoder_depth,
         }
-    if head == "FPN":
-        return {"encoder_depth": arguments.encoder_depth}
     return {"encoder_depth": arguments.encoder_depth}
 
 
-def _stride(network: nn.Module) -> int:
-    stride = int(getattr(network.encoder, "output_stride", 32))
-    return max(stride, 8)
+def _try(network: nn.Module, in_channels: int, stride: int) -> None:
+    """Run the network once on a small image: some encoders build, and then take one size only."""
+    import torch
+
+    side = 4 * stride
+    was_training = network.training
+    with torch.inference_mode():
+        shape = tuple(network.eval()(torch.zeros(1, in_channels, side, side)).shape)
+    network.train(was_training)
+    if shape[-2:] != (side, side):
+        raise ValueError(f"it maps {side} x {side} pixels to {shape[-2]} x {shape[-1]}")
 
 
 def _check_encoder_name(name: str) -> None:
