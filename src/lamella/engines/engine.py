@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 LABELS_NAME = "labels.ome.zarr"
 """Name of the labels inside a run folder."""
 
+PREVIEW_NAME = "preview.ome.zarr"
+"""Name of the coarse labels inside a run folder."""
+
 Plane = Literal["zyx", "yx"]
 Product = Literal["semantic", "instance"]
 Device = Literal["cpu", "cuda", "mps"]

@@ -14,24 +14,11 @@ from typing import TYPE_CHECKING
 from lamella.core.errors import MissingDependencyError, UnknownEngineError
 from lamella.core.optional import is_importable
 from lamella.engines.classical.descriptor import CLASSICAL
-from lamella.engines.engine import Availability, EngineDescriptor
+from lamella.engines.engine import Availability
+from lamella.engines.lamella.descriptor import LAMELLA
 
 if TYPE_CHECKING:
-    from lamella.engines.engine import Engine
-
-LAMELLA = EngineDescriptor(
-    id="lamella",
-    title="Lamella networks",
-    description="Semantic and instance networks of this project, 3-D, or 2-D over slices.",
-    module="lamella.engines.lamella.engine",
-    axes=("zyx", "yx"),
-    produces=("semantic", "instance"),
-    needs=("openvino",),
-    devices=("cpu", "cuda"),
-    needs_model=True,
-    has_preview=True,
-    is_resumable=True,
-)
+    from lamella.engines.engine import Engine, EngineDescriptor
 
 _DESCRIPTORS: dict[str, EngineDescriptor] = {entry.id: entry for entry in (LAMELLA, CLASSICAL)}
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from lamella.engines.engine import EngineDescriptor, OptionDescriptor
 
-METHODS = ("otsu", "li", "fixed", "log")
+METHODS = ("otsu", "li", "fixed", "watershed", "log")
 
 OPTIONS = (
     OptionDescriptor(
         "method",
         "choice",
         "otsu",
-        "How foreground is found: a global threshold (otsu, li, fixed) or blobs (log).",
+        "A global threshold (otsu, li, fixed), a threshold whose touching objects are told apart "
+        "(watershed), or blobs of a known size (log).",
         choices=METHODS,
     ),
     OptionDescriptor(
@@ -30,7 +31,8 @@ OPTIONS = (
         "threshold",
         "float",
         None,
-        "Intensity limit of method=fixed, in the input's own values.",
+        "Intensity limit in the input's own values; needed by method=fixed, and in place of "
+        "Otsu's with method=watershed.",
     ),
     OptionDescriptor(
         "smoothing",
@@ -45,7 +47,7 @@ OPTIONS = (
         "float",
         None,
         "Typical radius of an object in the input's unit (voxels where not calibrated); needed by "
-        "method=log, and the scale of seeds with --instances watershed.",
+        "method=log; with method=watershed, seeds nearer than this are one object.",
         minimum=0.0,
     ),
     OptionDescriptor(
