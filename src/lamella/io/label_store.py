@@ -46,6 +46,7 @@ from lamella.core.errors import (
 from lamella.core.progress import ProgressSink
 from lamella.io.format import storage_errors
 from lamella.io.ome_zarr_arrays import (
+    LevelFormat,
     build_label_levels,
     chunk_shape,
     create_level,
@@ -134,10 +135,7 @@ def create_labels(
             path / level_path(0),
             shape,
             wanted,
-            axes=plan.template.axes,
-            chunks=known_chunks,
-            shards=shards,
-            is_labels=True,
+            LevelFormat(plan.template.axes, known_chunks, shards, is_labels=True),
         )
         _write_text(path / _PENDING, json.dumps(_pending_document(plan), indent=1))
     return LabelStore(path, array, plan)
@@ -328,7 +326,7 @@ class LabelStore:
             shutil.rmtree(folder, ignore_errors=True)
             shape = level_shape(self.shape, factor)
             array = create_level(
-                folder, shape, self.dtype, axes=template.axes, chunks=self.chunks, is_labels=True
+                folder, shape, self.dtype, LevelFormat(template.axes, self.chunks, is_labels=True)
             )
             coarser.append((factor, array))
         has_names = bool(template.classes) and not template.is_instance

@@ -8,6 +8,7 @@ half the room of plain zstd at the same speed.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from lamella.volume.box import Box
 from lamella.volume.pyramid import downsample_mean, pyramid_factors
 
 __all__ = [
+    "LevelFormat",
     "build_image_level",
     "build_label_levels",
     "chunk_shape",
@@ -113,30 +115,37 @@ def level_factors(
     return (full, *pyramid_factors(spatial_shape, spacing)) if pyramid else (full,)
 
 
-def create_level(
-    path: Path,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    *,
-    axes: Axes,
-    chunks: Sequence[int],
-    shards: Sequence[int] | None = None,
-    zarr_format: ZarrFormat = 3,
-    compress: bool = True,
-    is_labels: bool = False,
-) -> Any:
-    """Create the array of one level.
+@dataclass(frozen=True, slots=True)
+class LevelFormat:
+    """How the array of a level is stored.
 
     Args:
-        path: folder of the array; its parents get no metadata.
-        shape: in the order of ``axes``.
-        dtype: of the elements.
         axes: names of the dimensions.
         chunks: shape of a chunk.
         shards: shape of a shard (zarr 3 only), or None for one file per chunk.
         zarr_format: 3 for NGFF 0.5, 2 for 0.4.
         compress: losslessly.
         is_labels: labels compress better with their bits shuffled.
+    """
+
+    axes: Axes
+    chunks: tuple[int, ...]
+    shards: tuple[int, ...] | None = None
+    zarr_format: ZarrFormat = 3
+    compress: bool = True
+    is_labels: bool = False
+
+
+def create_level(
+    path: Path, shape: Sequence[int], dtype: np.dtype[Any], layout: LevelFormat
+) -> Any:
+    """Create the array of one level.
+
+    Args:
+        path: folder of the array; its parents get no metadata.
+        shape: in the order of the axes.
+        dtype: of the elements.
+        layout: how to store it.
 
     Returns:
         A ``zarr.Array``; chunks that hold only zeros are not stored.
@@ -144,20 +153,23 @@ def create_level(
     import zarr
 
     settings: dict[str, Any] = {"compressors": None}
-    if zarr_format == 3:
-        settings["dimension_names"] = axes.names
-        settings["shards"] = None if shards is None else tuple(shards)
+    if layout.zarr_format == 3:
+        settings["dimension_names"] = layout.axes.names
+        settings["shards"] = layout.shards
     else:
         settings["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
-    if compress:
-        settings["compressors"] = _compressor(zarr_format, dtype, is_labels)
+    if layout.compress:
+        settings["compressors"] = _compressor(layout.zarr_format, dtype, layout.is_labels)
+    chunks = layout.chunks
+    if layout.shards is None:
+        chunks = tuple(min(c, max(1, n)) for c, n in zip(chunks, shape, strict=True))
     return zarr.create_array(
         str(path),
         shape=tuple(shape),
-        chunks=tuple(min(c, max(1, n)) for c, n in zip(chunks, shape, strict=True)),
+        chunks=chunks,
         dtype=dtype,
         fill_value=0,
-        zarr_format=zarr_format,
+        zarr_format=layout.zarr_format,
         **settings,
     )
 

@@ -28,6 +28,7 @@ __all__ = [
     "LAMELLA_KEY",
     "NgffVersion",
     "affine_from_lamella",
+    "along_own_axes",
     "classes_from_lamella",
     "group_attributes",
     "image_document",
@@ -96,7 +97,7 @@ def image_document(
         if axis["type"] == "space" and volume.unit in _UNIT_NAMES:
             axis["unit"] = _UNIT_NAMES[volume.unit]
         axes.append(axis)
-    local = _along_own_axes(volume.affine)
+    local = along_own_axes(volume.affine)
     leading = volume.axes.n_leading
     datasets = [
         {
@@ -228,7 +229,7 @@ def notes_from_lamella(document: Mapping[str, Any]) -> tuple[Note, ...]:
     )
 
 
-def _along_own_axes(affine: Affine) -> Affine:
+def along_own_axes(affine: Affine) -> Affine:
     """The affine in a world turned so that the image lies along its axes."""
     n = affine.ndim
     identity = tuple(tuple(1.0 if i == j else 0.0 for j in range(n)) for i in range(n))
