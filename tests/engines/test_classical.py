@@ -54,8 +54,11 @@ class TestBlobs(EngineContract):
         return request("classical:log", radius=6.0)
 
     def make_empty_volume(self):
-        _, y, x = np.indices((8, 32, 32))
-        return Volume.from_array((y + x).astype(np.float32), spacing=(2, 1, 1), unit="nm")
+        noise = np.random.default_rng(0).normal(100, 5, (24, 40, 48)).astype(np.float32)
+        return Volume.from_array(noise, spacing=(2, 1, 1), unit="nm")
+
+    def changes_for_nothing(self):
+        return {"options": {"radius": 6.0, "sensitivity": 0.0}}
 
 
 class TestThresholds:
@@ -193,7 +196,7 @@ class TestEngine(EngineContract):
         from lamella.engines.classical import engine as engine_module
 
         rng = np.random.default_rng(0)
-        volume = Volume.from_array(rng.normal(0, 1, (150, 20, 20)).astype(np.float32))
+        volume = Volume.from_array(rng.normal(0, 1, (300, 40, 40)).astype(np.float32))
         whole = self.run(tmp_path / "whole", volume=volume)
         monkeypatch.setattr(engine_module, "_SLAB_VOXELS", 1)
         slabs = self.run(tmp_path / "slabs", volume=volume)
