@@ -1,0 +1,1 @@
+"""The engine for this project's own model folders."""

@@ -1,0 +1,93 @@
+"""What the engine for Lamella's own networks can do, told without importing NumPy.
+
+Example:
+    >>> LAMELLA.is_resumable
+    True
+"""
+
+from __future__ import annotations
+
+from lamella.engines.engine import EngineDescriptor, OptionDescriptor
+
+OPTIONS = (
+    OptionDescriptor(
+        "blend",
+        "choice",
+        "gaussian",
+        "How overlapping tiles are joined: weighted by a Gaussian, or each voxel from the tile in "
+        "whose centre it lies most.",
+        choices=("gaussian", "crop"),
+    ),
+    OptionDescriptor(
+        "batch",
+        "int",
+        None,
+        "Tiles per pass of the network; default: 1 in 3-D, about 2^18 pixels in 2-D.",
+        minimum=1,
+        maximum=256,
+    ),
+    OptionDescriptor(
+        "runtime",
+        "choice",
+        "auto",
+        "What runs the network: OpenVINO on the CPU and PyTorch on CUDA unless chosen.",
+        choices=("auto", "openvino", "torch"),
+    ),
+    OptionDescriptor(
+        "check",
+        "choice",
+        "auto",
+        "Compare OpenVINO with PyTorch on a tile before the run: auto = where PyTorch is loaded "
+        "already.",
+        choices=("auto", "always", "never"),
+    ),
+    OptionDescriptor(
+        "confidence",
+        "bool",
+        False,
+        "Leave the probability of the chosen class as probabilities.zarr (0..255) as well.",
+    ),
+    OptionDescriptor(
+        "replace_not_finite",
+        "bool",
+        False,
+        "Replace NaN and infinite voxels by the mean of the others instead of refusing them.",
+    ),
+    OptionDescriptor(
+        "threads",
+        "int",
+        None,
+        "Threads on the CPU; default: one per physical core.",
+        minimum=1,
+        maximum=1024,
+    ),
+    OptionDescriptor(
+        "band_mb",
+        "int",
+        1024,
+        "Memory for the moving band in MiB; wider volumes are run in several columns.",
+        minimum=1,
+    ),
+    OptionDescriptor(
+        "compile",
+        "bool",
+        False,
+        "Compile the network with torch.compile first (PyTorch only; worth it for long runs).",
+    ),
+)
+
+LAMELLA = EngineDescriptor(
+    id="lamella",
+    title="Lamella networks",
+    description="Semantic and instance networks of this project, 3-D, or 2-D over slices.",
+    module="lamella.engines.lamella.engine",
+    axes=("zyx", "yx"),
+    produces=("semantic", "instance"),
+    needs=("numpy", "openvino", "zarr"),
+    devices=("cpu", "cuda"),
+    needs_model=True,
+    has_preview=True,
+    has_uncertainty=True,
+    is_resumable=True,
+    options=OPTIONS,
+)

@@ -1,0 +1,174 @@
+"""A model folder becomes a runtime, compared with the reference where that is asked for.
+
+On the CPU that is the folder's OpenVINO graph, whose SHA-256 was compared with the card when the
+folder was opened. Where PyTorch is loaded already (or ``check=always``), one tile of the input goes
+through both; if they differ by more than rounding, PyTorch takes over and the result says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lamella.core.errors import ModelError
+from lamella.core.optional import is_importable, require
+from lamella.inference.openvino_runtime import (
+    OpenVinoOptions,
+    OpenVinoRuntime,
+    convert_network,
+    has_precision,
+)
+from lamella.inference.runtime import Mirrored, Runtime, compare
+from lamella.volume.volume import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lamella.engines.lamella.settings import Settings
+    from lamella.models.folder import ModelFolder
+
+    Sample = Callable[[], NDArray[np.float32]]
+
+__all__ = ["Opened", "open_runtime"]
+
+# The same weights in the same precision: differences are the order of additions.
+MAX_RELATIVE_FP32 = 0.02
+MIN_AGREEMENT_FP32 = 0.999
+# Eight bits of mantissa: a network this sensitive should not be run in them.
+MIN_AGREEMENT_REDUCED = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A runtime and how far it was checked.
+
+    Attributes:
+        runtime: ready to run batches.
+        version: of the library behind it.
+        check: how it was compared with the reference, in words, for the manifest.
+        notes: what the user must know.
+    """
+
+    runtime: Runtime
+    version: str
+    check: str
+    notes: tuple[Note, ...] = ()
+
+
+def open_runtime(
+    model: ModelFolder, settings: Settings, batch_shape: tuple[int, ...], sample: Sample
+) -> Opened:
+    """Open the network of a folder.
+
+    Args:
+        model: opened folder.
+        settings: device, runtime, precision.
+        batch_shape: (n, c, z, y, x) or (n, c, y, x).
+        sample: gives a batch of the input, for the comparison; called only if there is one.
+
+    Raises:
+        ModelError: when the network cannot be opened.
+        DeviceError: when the device is not there.
+    """
+    if settings.runtime == "torch":
+        opened = _open_torch(model, settings, batch_shape, precision=settings.precision)
+    else:
+        opened = _open_openvino(model, settings, batch_shape, sample)
+    if not settings.mirror_axes:
+        return opened
+    mirrored = Mirrored(opened.runtime, axes=settings.mirror_axes)
+    return Opened(mirrored, opened.version, opened.check, opened.notes)
+
+
+def _open_openvino(
+    model: ModelFolder, settings: Settings, batch_shape: tuple[int, ...], sample: Sample
+) -> Opened:
+    notes: list[Note] = []
+    precision = settings.precision
+    if not has_precision(precision):
+        notes.append(
+            Note("precision_unavailable", f"this CPU does not compute in {precision}; fp32 is used")
+        )
+        precision = "fp32"
+    options = OpenVinoOptions(precision=precision, n_threads=settings.n_threads)
+    path = model.openvino_path
+    is_converted = path is None or not path.exists()
+    if is_converted:
+        graph = convert_network(_build_network(model), batch_shape)
+        runtime = OpenVinoRuntime(graph, batch_shape, options)
+    else:
+        runtime = OpenVinoRuntime.open(path, batch_shape, options)
+    version = str(require("openvino", extra="", purpose="running networks").__version__)
+    if not _should_check(settings, is_converted=is_converted):
+        check = "not compared here; the graph's SHA-256 is the card's"
+        return Opened(runtime, version, check, tuple(notes))
+    reference = _open_torch(model, settings, batch_shape, precision="fp32").runtime
+    batch = sample()
+    difference = compare(runtime(batch), reference(batch))
+    check = f"compared with PyTorch fp32 on one tile: {difference}"
+    is_close = (
+        difference.relative <= MAX_RELATIVE_FP32 and difference.agreement >= MIN_AGREEMENT_FP32
+        if precision == "fp32"
+        else difference.agreement >= MIN_AGREEMENT_REDUCED
+    )
+    if is_close:
+        return Opened(runtime, version, check, tuple(notes))
+    notes.append(
+        Note(
+            "runtime_differs",
+            f"OpenVINO in {precision} differs from PyTorch in fp32 on this input ({difference});"
+            " PyTorch in fp32 is used",
+        )
+    )
+    fallback = _open_torch(model, settings, batch_shape, precision="fp32")
+    return Opened(fallback.runtime, fallback.version, check, tuple(notes))
+
+
+def _should_check(settings: Settings, *, is_converted: bool) -> bool:
+    if settings.check == "never":
+        return False
+    # A graph made here has never been compared with anything, and PyTorch is loaded anyway.
+    return settings.check == "always" or is_converted or "torch" in sys.modules
+
+
+def _open_torch(
+    model: ModelFolder, settings: Settings, batch_shape: tuple[int, ...], *, precision: Any
+) -> Opened:
+    from lamella.inference.torch_runtime import TorchOptions, TorchRuntime
+
+    torch = require("torch", extra="torch", purpose="running networks on PyTorch")
+    options = TorchOptions(
+        device=settings.device,
+        precision=precision,
+        is_deterministic=settings.is_deterministic,
+        compile=settings.compiles,
+        n_threads=settings.n_threads if settings.device == "cpu" else None,
+    )
+    runtime = TorchRuntime(_build_network(model), batch_shape, options)
+    return Opened(runtime, str(torch.__version__), "PyTorch is the reference itself")
+
+
+def _build_network(model: ModelFolder) -> Any:
+    if not is_importable("torch"):
+        raise ModelError(
+            f"the model {model.card.id!r} has no OpenVINO graph, and PyTorch is not installed",
+            hint='pip install "lamella[torch]", or export the model again with its graph',
+        )
+    from safetensors.torch import load_file
+
+    from lamella.networks.registry import build_network
+
+    network = build_network(model.card.network.id, model.card.network.arguments)
+    try:
+        network.load_state_dict(load_file(str(model.weights_path)))
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"the weights of {model.card.id!r} do not fit its network"
+            f" {model.card.network.id!r}: {error}",
+            hint="get the model again, or correct network.arguments in its card",
+        ) from error
+    return network.eval()

@@ -1,0 +1,134 @@
+"""The input as the network wants it: measured, normalised, resampled, and never whole."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lamella.core.errors import InputError
+from lamella.inference.normalise import Normaliser, measure
+from lamella.inference.resample import ResampledSlabs, target_shape
+from lamella.inference.slab import NormalisedSlabs, Slabs, VolumeSlabs
+from lamella.volume.volume import Note
+from lamella.wire.event import ProgressEvent
+
+if TYPE_CHECKING:
+    from lamella.engines.lamella.settings import Settings
+    from lamella.volume.volume import Volume
+    from lamella.wire.card import ModelCard
+    from lamella.wire.event import EventSink
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A source of tiles.
+
+    Attributes:
+        source: normalised intensities on the network's grid.
+        shape: extent of the input, (z, y, x) voxels.
+        sha256: of the input's voxels as float32, whatever file they came from.
+        levels: coarser levels stored with the input, normalised; empty when it is resampled.
+        notes: what the user must know.
+    """
+
+    source: Slabs
+    shape: tuple[int, int, int]
+    sha256: str
+    levels: tuple[Slabs, ...]
+    notes: tuple[Note, ...]
+
+
+def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink) -> Prepared:
+    """Look at all voxels once and stack normalisation and resampling on top.
+
+    Args:
+        volume: the input, with the axes and channels the model takes.
+        card: says how intensities and spacing have to be.
+        settings: whether values that are not finite may be replaced.
+        sink: progress and cancellation.
+
+    Raises:
+        InputError: for NaN or infinite voxels, a constant volume, or an impossible spacing.
+    """
+    raw = VolumeSlabs(volume)
+    notes: list[Note] = []
+    digest = hashlib.sha256(repr((volume.n_channels, raw.shape)).encode())
+
+    def report(done: int, total: int) -> None:
+        sink.check()
+        sink.emit(ProgressEvent(stage="statistics", done=done, total=total, unit="layers"))
+
+    finding = measure(raw, card.normalisation, report=report, digest=digest)
+    if finding.n_not_finite:
+        notes.append(_not_finite(finding.n_not_finite, settings))
+    if finding.is_constant:
+        raise InputError(
+            f"every voxel of the input is {finding.minimum.tolist()[0]:g}: there is nothing to"
+            " segment",
+            hint="check that the right data set, channel and level were opened",
+        )
+    normaliser = Normaliser.resolve(
+        card.normalisation,
+        finding.statistics,
+        fill=finding.fill if finding.n_not_finite else None,
+    )
+    normalised = NormalisedSlabs(raw, normaliser)
+    shape = _network_shape(volume, raw.shape, card, notes)
+    if shape == raw.shape:
+        has_own_layers = card.normalisation.scope == "slice"
+        levels = tuple(
+            NormalisedSlabs(VolumeSlabs(level), normaliser)
+            for level in (() if has_own_layers else volume.levels)
+        )
+        return Prepared(normalised, raw.shape, digest.hexdigest(), levels, tuple(notes))
+    notes.append(
+        Note(
+            "resampled",
+            f"the input ({volume.spacing}) was resampled to the model's spacing ({_wanted(card)}):"
+            f" {_text(raw.shape)} -> {_text(shape)} voxels; labels lie on the input's own grid",
+        )
+    )
+    resampled = ResampledSlabs(normalised, shape)
+    return Prepared(resampled, raw.shape, digest.hexdigest(), (), tuple(notes))
+
+
+def _not_finite(n: int, settings: Settings) -> Note:
+    if not settings.replaces_not_finite:
+        raise InputError(
+            f"{n} voxel(s) of the input are NaN or infinite",
+            hint="replace them by the mean of the others with --option replace_not_finite=true",
+        )
+    return Note("not_finite_replaced", f"{n} voxel(s) were NaN or infinite and set to the mean")
+
+
+def _network_shape(
+    volume: Volume, shape: tuple[int, int, int], card: ModelCard, notes: list[Note]
+) -> tuple[int, int, int]:
+    if card.spacing is None or card.spacing.unit == "voxel":
+        return shape
+    if not volume.spacing.is_calibrated:
+        notes.append(
+            Note(
+                "spacing_unknown",
+                f"the input has no known spacing; it was taken to be the model's ({_wanted(card)})."
+                " Set it with --spacing z,y,x --unit U",
+            )
+        )
+        return shape
+    wanted = card.spacing.values
+    have = volume.spacing.to(card.spacing.unit).values[-len(wanted) :]
+    target = target_shape(shape[-len(wanted) :], have, wanted, tolerance=card.spacing_tolerance)
+    z, y, x = shape[: 3 - len(wanted)] + target
+    return z, y, x
+
+
+def _wanted(card: ModelCard) -> str:
+    assert card.spacing is not None, "asked for only where the card has a spacing"
+    return str(card.spacing.to_spacing())
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
