@@ -51,6 +51,7 @@ __all__ = [
     "Probe",
     "SaveOptions",
     "descriptors",
+    "find_reader",
     "find_writer",
     "list_contents",
     "open_labels",
@@ -244,7 +245,6 @@ _DESCRIPTORS: tuple[FormatDescriptor, ...] = (
         True,
         True,
         "lamella.io.nrrd",
-        ("nrrd",),
     ),
     FormatDescriptor(
         "mrc",
@@ -410,6 +410,18 @@ def save_volume(volume: Volume, path: str | Path, options: SaveOptions | None = 
     finally:
         _remove(partial)
     return path
+
+
+def find_reader(path: str | Path, options: OpenOptions | None = None) -> FormatDescriptor:
+    """The format that reads a path.
+
+    Raises:
+        MissingPathError: when there is nothing.
+        UnknownFormatError: when no format recognises it.
+        UnreadableFileError: when it is named like a format but damaged.
+        MissingDependencyError: when its format needs a package that is not installed.
+    """
+    return _find_reader(Path(path), options or OpenOptions())
 
 
 def find_writer(path: Path, format_id: str | None = None) -> FormatDescriptor:
