@@ -1,0 +1,72 @@
+"""``lamella convert``: the same voxels at the same place, in another format."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamella.cli.console import Console
+from lamella.cli.parameters import answer_options, console_of, input_options, open_options
+
+if TYPE_CHECKING:
+    from lamella.io.format import OpenOptions
+    from lamella.volume.volume import Volume
+
+__all__ = ["command"]
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@input_options
+@click.option("--format", "format_id", help="Format of TARGET, unless its suffix says it.")
+@click.option("--dtype", help="Convert to this type, e.g. uint16; values must fit.")
+@click.option("--pyramid/--no-pyramid", default=None, help="Coarser levels; default: over 256.")
+@click.option("--compress/--no-compress", default=True, help="Compress losslessly if possible.")
+@click.option("--labels", "as_labels", is_flag=True, help="The values are labels, not intensities.")
+@click.option("--overwrite", is_flag=True, help="Replace TARGET if it is there.")
+@answer_options
+def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
+    """Write SOURCE as TARGET, in the format of TARGET's suffix (.mrc, .ome.tif, .ome.zarr,
+    .nii.gz, .nrrd, .h5, .png, .npy).
+
+    Voxels are never changed in silence: what does not fit the target is an error. TARGET appears
+    when it is complete. With --spacing the header's spacing is replaced, voxels stay as they are.
+    """  # noqa: D205 - click joins the lines
+    from lamella.io.format import SaveOptions, save_volume
+
+    console = console_of(words)
+    volume = _open(source, open_options(words), as_labels=as_labels)
+    for note in volume.notes:
+        console.warn(f"{source}: {note.message}")
+    with console.running(on_stop="nothing is written") as sink:
+        options = SaveOptions(
+            format=words["format_id"],
+            dtype=words["dtype"],
+            overwrite=words["overwrite"],
+            pyramid=words["pyramid"],
+            compress=words["compress"],
+            sink=sink,
+        )
+        written = save_volume(volume, target, options)
+    _answer(console, written, volume)
+
+
+def _open(source: Path, options: "OpenOptions", *, as_labels: bool) -> "Volume":
+    from lamella.io.format import open_labels, open_volume
+
+    return open_labels(source, options) if as_labels else open_volume(source, options)
+
+
+def _answer(console: Console, written: Path, volume: "Volume") -> None:
+    shape = " x ".join(str(n) for n in volume.shape)
+    spacing = str(volume.spacing) if volume.unit != "voxel" else "not calibrated"
+    document = {
+        "path": str(written),
+        "shape": list(volume.shape),
+        "axes": str(volume.axes),
+        "dtype": str(volume.dtype),
+        "spacing": {"values": list(volume.affine.spacing), "unit": volume.unit},
+        "notes": [{"code": note.code, "message": note.message} for note in volume.notes],
+    }
+    console.answer(document, f"{written}: {shape} ({volume.axes}) {volume.dtype}, {spacing}")
