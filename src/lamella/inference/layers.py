@@ -30,8 +30,6 @@ from lamella.inference.plan import Column
 from lamella.inference.resample import nearest_index
 from lamella.io.format import storage_errors
 from lamella.io.label_store import LabelStore
-from lamella.io.ome_zarr_arrays import create_level
-from lamella.volume.axes import Axes
 from lamella.volume.box import Box
 
 __all__ = ["GridMap", "LabelLayers", "LayerStore", "LayerWriter", "ProbabilityLayers"]
@@ -117,12 +115,13 @@ class ProbabilityLayers:
             if path.exists():
                 self.array = zarr.open_array(str(path), mode="r+")
             else:
-                self.array = create_level(
-                    path,
-                    (n_maps, *shape),
-                    np.dtype(np.uint8),
-                    axes=Axes(("c", "z", "y", "x") if len(shape) == 3 else ("c", "y", "x")),
+                self.array = zarr.create_array(
+                    str(path),
+                    shape=(n_maps, *shape),
                     chunks=(n_maps, *unit[3 - len(shape) :]),
+                    dtype=np.uint8,
+                    fill_value=0,
+                    dimension_names=("c", *("z", "y", "x")[3 - len(shape) :]),
                 )
         self._written: list[Box] = []
 

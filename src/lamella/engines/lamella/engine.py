@@ -352,13 +352,17 @@ class _Run:
             _Listener(self._sink, None, None, settings),
         )
         store.finish(_Quiet(self._sink))
+        self._announce_whole(PREVIEW_NAME, factors, is_final=False)
+
+    def _announce_whole(self, name: str, factors: tuple[float, ...], *, is_final: bool) -> None:
+        shape = self._job.volume.spatial_shape
         self._sink.emit(
             PreviewEvent(
-                path=PREVIEW_NAME,
+                path=name,
                 factors=factors,
-                box_start=(0,) * n,
-                box_stop=volume.spatial_shape,
-                is_final=False,
+                box_start=(0,) * len(shape),
+                box_stop=shape,
+                is_final=is_final,
             )
         )
 
@@ -405,7 +409,9 @@ class _Run:
             )
         if not target.store.is_finished:
             target.store.finish(_Quiet(self._sink))
-        return store.finish(_Quiet(self._sink))
+        labels = store.finish(_Quiet(self._sink))
+        self._announce_whole(LABELS_NAME, (1.0,) * len(volume.spatial_shape), is_final=True)
+        return labels
 
 
 class _Listener:
@@ -437,7 +443,8 @@ class _Listener:
         )
 
     def finished(self, box: Box) -> None:
-        if self._volume is None or self._target is None:
+        # Foreground that is still to be split into objects is no result, and too fine for a preview.
+        if self._volume is None or self._target is None or not self._is_final:
             return
         n = len(self._volume.spatial_shape)
         self._sink.emit(
@@ -446,7 +453,7 @@ class _Listener:
                 factors=(1.0,) * n,
                 box_start=box.start[3 - n :],
                 box_stop=box.stop[3 - n :],
-                is_final=self._is_final,
+                is_final=True,
             )
         )
 
