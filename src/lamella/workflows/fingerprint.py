@@ -76,8 +76,8 @@ def voxel_sha256(array: LazyArray, sink: ProgressSink | None = None) -> str:
 
 
 def _little_endian(slab: np.ndarray[Any, Any]) -> memoryview:
-    plain = np.ascontiguousarray(slab, dtype=slab.dtype.newbyteorder("<"))
-    return memoryview(plain.reshape(-1).view(np.uint8))
+    # As bytes: hashlib takes the buffer without a copy.
+    return np.ascontiguousarray(slab, dtype=slab.dtype.newbyteorder("<")).data.cast("B")
 
 
 class _Meter:

@@ -1,0 +1,66 @@
+"""What an engine said when it had finished, kept beside its labels in ``engine.json``.
+
+A run that is stopped while it counts, measures or draws goes on from here: the tiles are not
+computed twice.
+"""
+
+from pathlib import Path
+
+from lamella.core.errors import LamellaError
+from lamella.engines.engine import EngineResult
+from lamella.io.format import open_labels
+from lamella.volume.labels import Labels
+from lamella.wire.document import Document, JsonValue
+from lamella.wire.manifest import NoteDoc, RuntimeFact
+from lamella.workflows.run_folder import RunFolder, write_text
+
+__all__ = ["EngineRecord", "read_record", "write_record"]
+
+
+class EngineRecord(Document):
+    """An :class:`EngineResult` without its labels."""
+
+    format_version: int = 1
+    tiles_done: int
+    tiles_planned: int
+    runtime: RuntimeFact
+    options_resolved: dict[str, JsonValue]
+    warnings: tuple[NoteDoc, ...]
+
+    def open_labels(self, folder: RunFolder) -> Labels:
+        """The engine's labels, lazy."""
+        return open_labels(folder.labels)
+
+
+def write_record(folder: RunFolder, result: EngineResult) -> EngineRecord:
+    """Keep a result; from here on the engine need not run again."""
+    options = dict(result.options_resolved)
+    check = options.pop("runtime_check", "")
+    record = EngineRecord.model_validate(
+        {
+            "tiles_done": result.tiles_done,
+            "tiles_planned": result.tiles_planned,
+            "runtime": {
+                "device": result.device,
+                "runtime": result.runtime,
+                "precision": result.precision,
+                "check": str(check or ""),
+            },
+            "options_resolved": options,
+            "warnings": [{"code": note.code, "message": note.message} for note in result.warnings],
+        }
+    )
+    write_text(folder.engine_result, record.to_json())
+    return record
+
+
+def read_record(folder: RunFolder) -> EngineRecord | None:
+    """The result an earlier process kept; None where the engine has to run (again)."""
+    path: Path = folder.engine_result
+    has_labels = folder.labels.exists() or folder.engine_labels.exists()
+    if not path.is_file() or not has_labels:
+        return None
+    try:
+        return EngineRecord.read(path)
+    except LamellaError:
+        return None
