@@ -147,7 +147,10 @@ def _opener(path: Path) -> Any:
 def _read_start(path: Path, opener: Any) -> tuple[bytes, bytes]:
     with _damage_named(path), (opener or open)(path, "rb") as stream:
         head = stream.read(HEADER_BYTES)
-        return head, stream.read(_EXTENDED_BYTES)
+        if read_problem(head) is not None:
+            return head, b""
+        length = int(parse_header(head, name=path.name).raw["nsymbt"])
+        return head, stream.read(min(length, _EXTENDED_BYTES))
 
 
 class _damage_named:  # noqa: N801 - reads as a statement

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from lamella.core.errors import InputError, UnreadableFileError
+from lamella.io.arrangement import AxesPlan, arranged, with_recorded_axes
 from lamella.io.damage import damage_named
 from lamella.io.format import ContentEntry, OpenOptions, Probe
 from lamella.io.placed import recorded_axes, with_placed_record
 from lamella.io.record import RECORD_KEY, parse_record
-from lamella.io.tiff_axes import AxesPlan, arranged, plan_axes
+from lamella.io.tiff_axes import plan_axes
 from lamella.io.tiff_chain import check_chain
 from lamella.io.tiff_pages import kept_axes, series_array
 from lamella.io.tiff_spacing import OmeImage, parse_ome, read_calibration
 from lamella.io.tiff_write import write
-from lamella.volume import Affine, Axes, Note, Volume
+from lamella.volume import Affine, Note, Volume
 
 __all__ = ["contents", "probe", "read", "write"]
 
@@ -104,7 +105,7 @@ def _open_series(tiff: Any, path: Path, options: OpenOptions) -> Volume:
     record = parse_record(ome.annotations.get(RECORD_KEY, "")) if ome else None
     stored = kept_axes(series)
     letters, shape = "".join(a for a, _ in stored), tuple(n for _, n in stored)
-    plan = _with_recorded(plan_axes(letters, shape, options.axes), recorded_axes(record))
+    plan = with_recorded_axes(plan_axes(letters, shape, options.axes), recorded_axes(record))
     description = _describe(tiff, series, ome, plan, record)
     volumes = [
         _level_volume(level, path, plan, description) for level in _usable_levels(series, shape)
@@ -152,15 +153,6 @@ def _ome_image(tiff: Any, at: int) -> OmeImage | None:
     if named:
         return named[0]
     return images[0] if images else None
-
-
-def _with_recorded(plan: AxesPlan, recorded: str | None) -> AxesPlan:
-    """The plan with the axes of length 1 that the writer had."""
-    if recorded is None or not set(plan.axes.names) <= set(recorded):
-        return plan
-    groups = dict(zip(plan.axes.names, plan.groups, strict=True))
-    axes = Axes.parse(recorded)
-    return AxesPlan(axes, tuple(groups.get(name, ()) for name in axes.names), plan.notes)
 
 
 def _describe(

@@ -1,44 +1,17 @@
-"""What the axes of a TIFF series mean, and how to turn them to t, c, z, y, x.
+"""What the axes of a TIFF series mean, as a plan for t, c, z, y, x.
 
 TIFF files name their axes in a description, or not at all. ``I`` (a sequence of pages) and ``Q``
 (unknown) are taken for what they most likely are, with a note; where two readings are equally
 likely the user is asked.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from lamella.core.errors import AxesError
-from lamella.volume import Axes, FunctionArray, LazyArray, Note
-from lamella.volume.axes import ORDER
+from lamella.io.arrangement import MAX_CHANNELS, AxesPlan, make_plan, plan_as_told
+from lamella.volume import Note
 
-__all__ = ["AxesPlan", "arranged", "plan_axes"]
+__all__ = ["plan_axes"]
 
 _KNOWN = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x"}
-_MAX_CHANNELS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class AxesPlan:
-    """Which stored axes become which.
-
-    Args:
-        axes: of the volume.
-        groups: for each of ``axes`` the stored axes that make it up (none for an axis of length 1).
-        notes: what had to be assumed.
-    """
-
-    axes: Axes
-    groups: tuple[tuple[int, ...], ...]
-    notes: tuple[Note, ...] = ()
-
-    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the volume for a stored shape."""
-        return tuple(math.prod(stored[i] for i in group) for group in self.groups)
 
 
 def plan_axes(letters: str, stored: tuple[int, ...], wanted: str | None) -> AxesPlan:
@@ -53,7 +26,7 @@ def plan_axes(letters: str, stored: tuple[int, ...], wanted: str | None) -> Axes
         AxesError: when the axes are ambiguous, or the user's do not fit.
     """
     if wanted is not None:
-        return _as_told(stored, wanted)
+        return plan_as_told(stored, wanted)
     found: dict[str, list[int]] = {}
     unknown: list[int] = []
     samples: int | None = None
@@ -70,46 +43,7 @@ def plan_axes(letters: str, stored: tuple[int, ...], wanted: str | None) -> Axes
         found.setdefault("c", []).append(samples)
         notes.append(Note("color_samples", f"{_samples(stored[samples])} read as channels"))
     _place_unknown(letters, stored, unknown, found, notes)
-    return _plan({name: tuple(group) for name, group in found.items()}, tuple(notes))
-
-
-def arranged(source: LazyArray, plan: AxesPlan) -> LazyArray:
-    """A stored array in the order of the plan's axes."""
-    stored = tuple(int(n) for n in source.shape)
-    if plan.groups == tuple((i,) for i in range(len(stored))):
-        return source
-    shape = plan.shape(stored)
-
-    def read(slices: tuple[slice, ...]) -> NDArray[Any]:
-        inner = [slice(0, n) for n in stored]
-        cuts: list[slice] = []
-        for group, part in zip(plan.groups, slices, strict=True):
-            cuts.append(slice(0, part.stop - part.start) if len(group) < 2 else part)
-            if len(group) == 1:
-                inner[group[0]] = part
-            elif len(group) == 2:
-                # Of two axes made one, whole rows are read and the rest is cut off.
-                minor = stored[group[1]]
-                first = part.start // minor
-                inner[group[0]] = slice(first, -(-part.stop // minor))
-                cuts[-1] = slice(part.start - first * minor, part.stop - first * minor)
-        block = np.asarray(source[tuple(inner)])
-        order = [at for group in plan.groups for at in group]
-        turned = block.transpose(order)
-        merged = tuple(math.prod(block.shape[at] for at in group) for group in plan.groups)
-        return turned.reshape(merged)[tuple(cuts)]
-
-    return FunctionArray(shape, source.dtype, read)
-
-
-def _as_told(stored: tuple[int, ...], wanted: str) -> AxesPlan:
-    names = wanted.lower()
-    if len(names) != len(stored) or len(set(names)) != len(names) or set(names) - set(ORDER):
-        raise AxesError(
-            f"--axes {wanted} does not fit an image of {len(stored)} axes, {stored}",
-            hint=f"name each of the {len(stored)} axes once with letters out of tczyx",
-        )
-    return _plan({name: (at,) for at, name in enumerate(names)}, ())
+    return make_plan({name: tuple(group) for name, group in found.items()}, tuple(notes))
 
 
 def _place_unknown(
@@ -142,14 +76,7 @@ def _place_unknown(
 
 def _one_is_short(stored: tuple[int, ...], unknown: list[int]) -> bool:
     first, second = (stored[at] for at in unknown)
-    return (first <= _MAX_CHANNELS) != (second <= _MAX_CHANNELS)
-
-
-def _plan(found: dict[str, tuple[int, ...]], notes: tuple[Note, ...]) -> AxesPlan:
-    for name in ("y", "x"):
-        found.setdefault(name, ())
-    names = tuple(name for name in ORDER if name in found)
-    return AxesPlan(Axes(names), tuple(found[name] for name in names), notes)
+    return (first <= MAX_CHANNELS) != (second <= MAX_CHANNELS)
 
 
 def _samples(n: int) -> str:

@@ -430,13 +430,15 @@ class FormatContract(ReaderContract):
     def _large(self) -> Volume:
         dtype = "uint16" if "uint16" in self.dtypes else self.dtypes[0]
         axes = Axes.parse(self.axes[0])
-        plane = filled_array(self.memory_shape[1:], dtype, fill="noise", seed=1)
+        # As many bytes whatever the type: the limits are fractions of it.
+        shape = (self.memory_shape[0] * 2 // np.dtype(dtype).itemsize, *self.memory_shape[1:])
+        plane = filled_array(shape[1:], dtype, fill="noise", seed=1)
 
         def read(slices: tuple[slice, ...]) -> NDArray[Any]:
             return np.stack([plane[slices[1:]]] * (slices[0].stop - slices[0].start))
 
         return Volume(
-            data=FunctionArray(self.memory_shape, dtype, read),
+            data=FunctionArray(shape, dtype, read),
             axes=axes,
             affine=Affine.diagonal((1.0,) * axes.n_spatial, frame=self.frames[0]),
             unit=self.units[0],
