@@ -1,0 +1,1 @@
+"""Simulated volumes whose every voxel is known: cryo-electron tomograms and nuclei."""
