@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.core.errors import GeometryError
+from lamella.core.errors import GeometryError, InputError
 from lamella.core.progress import Progress, ProgressSink, SilentSink
 from lamella.evaluation.contingency import count_overlaps
 from lamella.evaluation.instance import DEFAULT_THRESHOLDS, InstanceScores, score_instances
@@ -27,6 +27,8 @@ from lamella.evaluation.surface import SurfaceScore, score_surface
 from lamella.volume.labels import Labels
 
 __all__ = ["Comparison", "ComparisonOptions", "compare_labels"]
+
+_MOST_CLASSES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +75,25 @@ class Comparison:
     instance: InstanceScores | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values; nan and infinity, which JSON has not, are None and "inf"."""
+        """Everything as JSON values: as :meth:`to_values`, but None for nan and infinity.
+
+        None means that there was nothing to compare, or a surface on one side only; the numbers of
+        voxels tell which.
+        """
+        return _finite(self.to_values())
+
+    def to_values(self) -> dict[str, Any]:
+        """Everything as nested dictionaries and lists of plain numbers, nan and infinity too."""
         scores = self.semantic
         rows = []
         for k, label in enumerate(scores.classes):
             row: dict[str, Any] = {
                 "class": label,
                 "name": self.class_names[k],
-                "dice": scores.dice[k],
-                "iou": scores.iou[k],
-                "precision": scores.precision[k],
-                "recall": scores.recall[k],
+                "dice": float(scores.dice[k]),
+                "iou": float(scores.iou[k]),
+                "precision": float(scores.precision[k]),
+                "recall": float(scores.recall[k]),
                 "prediction_voxels": int(scores.prediction_voxels[k]),
                 "reference_voxels": int(scores.reference_voxels[k]),
             }
@@ -95,16 +105,18 @@ class Comparison:
                     "assd": surface.mean_distance,
                     "nsd": surface.surface_dice,
                 }
-            rows.append(_plain(row))
-        means = {
+            rows.append(row)
+        values: dict[str, Any] = {
+            "unit": self.unit,
+            "tolerance": self.tolerance,
+            "classes": rows,
             "mean_dice": scores.mean_dice,
             "mean_iou": scores.mean_iou,
             "accuracy": scores.accuracy,
         }
-        result = {"unit": self.unit, "tolerance": self.tolerance, "classes": rows} | _plain(means)
         if self.instance is not None:
-            result["instances"] = _instance_dict(self.instance)
-        return result
+            values["instances"] = _instance_values(self.instance)
+        return values
 
 
 def compare_labels(
@@ -146,6 +158,7 @@ def compare_labels(
     else:
         instance = None
         semantic = score_classes(table, options.classes)
+        _refuse_many(semantic.classes, options)
         names = tuple(reference.class_name(label) for label in semantic.classes)
     surfaces: tuple[SurfaceScore, ...] = ()
     if options.surfaces:
@@ -160,6 +173,15 @@ def compare_labels(
         surfaces=surfaces,
         instance=instance,
     )
+
+
+def _refuse_many(classes: Sequence[int], options: ComparisonOptions) -> None:
+    """Thousands of "classes" are instances: scoring each would take hours and mean nothing."""
+    if options.classes is None and len(classes) > _MOST_CLASSES:
+        raise InputError(
+            f"the labels have {len(classes)} different values, more than {_MOST_CLASSES} classes",
+            hint="add --instances if they are objects, or choose with --classes",
+        )
 
 
 def check_same_grid(prediction: Labels, reference: Labels) -> None:
@@ -215,24 +237,22 @@ def _score_surfaces(
     return tuple(scores)
 
 
-def _instance_dict(scores: InstanceScores) -> dict[str, Any]:
-    """Instance scores as JSON values."""
+def _instance_values(scores: InstanceScores) -> dict[str, Any]:
+    """Instance scores as plain numbers."""
     matchings = [
-        _plain(
-            {
-                "threshold": m.threshold,
-                "true_positives": m.true_positives,
-                "false_positives": m.false_positives,
-                "false_negatives": m.false_negatives,
-                "average_precision": m.average_precision,
-                "precision": m.precision,
-                "recall": m.recall,
-                "f1": m.f1,
-            }
-        )
+        {
+            "threshold": m.threshold,
+            "true_positives": m.true_positives,
+            "false_positives": m.false_positives,
+            "false_negatives": m.false_negatives,
+            "average_precision": m.average_precision,
+            "precision": m.precision,
+            "recall": m.recall,
+            "f1": m.f1,
+        }
         for m in scores.matchings
     ]
-    flat = {
+    return {
         "n_prediction": scores.n_prediction,
         "n_reference": scores.n_reference,
         "mean_average_precision": scores.mean_average_precision,
@@ -247,17 +267,14 @@ def _instance_dict(scores: InstanceScores) -> dict[str, Any]:
         "adapted_rand_recall": scores.rand.recall,
         "n_splits": scores.n_splits,
         "n_merges": scores.n_merges,
+        "matchings": matchings,
     }
-    return _plain(flat) | {"matchings": matchings}
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Floats that JSON knows."""
-    plain: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, float):
-            number = float(value)
-            plain[key] = None if math.isnan(number) else "inf" if math.isinf(number) else number
-        else:
-            plain[key] = value
-    return plain
+def _finite(value: Any) -> Any:
+    """None for floats that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

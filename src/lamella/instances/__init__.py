@@ -17,12 +17,15 @@ from lamella.instances.components import (
     label_components,
     label_components_blockwise,
 )
+from lamella.instances.pipeline import CleanOptions, clean_labels
 from lamella.instances.watershed import WatershedOptions, watershed_instances
 
 __all__ = [
+    "CleanOptions",
     "Components",
     "ObjectCount",
     "WatershedOptions",
+    "clean_labels",
     "count_voxels",
     "fill_holes",
     "id_dtype",

@@ -119,7 +119,7 @@ def fill_holes(
     if labels.size == 0:
         return labels.copy()
     pieces = label_components(labels == 0, connectivity=4 if labels.ndim == 2 else 6)
-    lowest, highest = _neighbour_range(labels, pieces.labels, pieces.count)
+    lowest, highest = neighbour_range(labels, pieces.labels, pieces.count)
     is_hole = (lowest == highest) & (highest > 0)
     for axis in range(labels.ndim):
         for side in (0, -1):
@@ -172,10 +172,19 @@ def _index(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[np
     return np.where(counts > 0, np.arange(top + 1), 0).astype(labels.dtype), labels, counts
 
 
-def _neighbour_range(
+def neighbour_range(
     labels: NDArray[Any], pieces: NDArray[Any], count: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Smallest and largest label beside every background piece (0 and 0 where there is none)."""
+    """Smallest and largest label beside every background piece.
+
+    Args:
+        labels: integer or bool, (z, y, x) or (y, x).
+        pieces: pieces of background 1..count, 0 elsewhere, same shape.
+        count: number of pieces.
+
+    Returns:
+        Two arrays (count + 1,) of the labels' dtype; 0 and 0 for a piece without neighbours.
+    """
     top = np.iinfo(labels.dtype).max if labels.dtype != np.bool_ else True
     lowest = np.full(count + 1, top, labels.dtype)
     highest = np.zeros(count + 1, labels.dtype)
