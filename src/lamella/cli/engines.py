@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_TEXT_WIDTH = 96
+
 
 @click.group(name="engines")
 def command() -> None:
@@ -111,10 +113,17 @@ def _listing(pairs: list[tuple[EngineDescriptor, Availability]]) -> str:
         if availability.hint:
             lines.append(f"\nto run {engine.id}: {availability.hint}")
         if engine.options:
-            lines.append(f"\noptions of {engine.id} (--option name=value):")
-            lines += [f"  {_option(o.name, o.default)}  {o.description}" for o in engine.options]
+            lines.append(_options_text(engine))
     return "\n".join(lines)
 
 
-def _option(name: str, default: object) -> str:
-    return f"{name}={'' if default is None else default}".ljust(24)
+def _options_text(engine: EngineDescriptor) -> str:
+    formatter = click.HelpFormatter(width=_TEXT_WIDTH)
+    with formatter.section(f"\noptions of {engine.id} (--option name=value)"):
+        formatter.write_dl(
+            [
+                (o.name if o.default is None else f"{o.name}={o.default}", o.description)
+                for o in engine.options
+            ]
+        )
+    return formatter.getvalue().rstrip()

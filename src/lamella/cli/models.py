@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_TEXT_WIDTH = 96
+
 
 @click.group(name="models")
 def command() -> None:
@@ -53,7 +55,11 @@ def show_command(model: str, **words: Any) -> None:
     entry = find_entry(model, user_folder=models_folder())
     assert entry.card is not None, "find_entry refuses broken cards"
     card = entry.card
-    document = {"path": str(entry.path), "origin": entry.origin, "card": card.model_dump("json")}
+    document = {
+        "path": str(entry.path),
+        "origin": entry.origin,
+        "card": card.model_dump(mode="json"),
+    }
     console.answer(document, lambda: _card_text(entry, card))
 
 
@@ -119,13 +125,13 @@ def _card_text(entry: ModelEntry, card: ModelCard) -> str:
         ("recipe", card.training.recipe),
     ]
     width = max(len(name) for name, _ in rows)
-    lines = [card.title, "", card.description, ""]
+    lines = [card.title, "", click.wrap_text(card.description, _TEXT_WIDTH), ""]
     lines += [f"{name:<{width}}  {value}" for name, value in rows]
     if card.metrics:
         scores = [(m.name, m.value, m.n, _conditions(m)) for m in card.metrics]
         lines += ["", table(scores, ("score", "value", "n", "measured on"))]
     if card.training.notes:
-        lines += ["", card.training.notes]
+        lines += ["", click.wrap_text(card.training.notes, _TEXT_WIDTH)]
     return "\n".join(lines)
 
 
