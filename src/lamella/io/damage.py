@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lamella.core.errors import LamellaError, UnreadableFileError
 
-__all__ = ["damage_named"]
+__all__ = ["damage_named", "packed_reason"]
 
 
 @contextmanager
@@ -40,3 +40,18 @@ def damage_named(path: Path, kind: str) -> Iterator[None]:
             f"{path.name} is a damaged or unsupported {kind} file ({what})",
             hint="copy or download the file again, or open it in the program that wrote it",
         ) from error
+
+
+def packed_reason(path: Path) -> str | None:
+    """Why a file is not of a format that is never packed: it is a gzip or bzip2 archive; or None.
+
+    ``probe`` gets a file's first bytes unpacked, so a format that cannot read packed files must
+    look at the file itself.
+    """
+    if path.suffix.lower() not in (".gz", ".bz2") or not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        magic = stream.read(3)
+    if magic[:2] == b"\x1f\x8b" or magic == b"BZh":
+        return f"it is packed: unpack it first, for example to {path.stem}"
+    return None

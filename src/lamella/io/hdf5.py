@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lamella.core.errors import GeometryError, InputError, UnreadableFileError
 from lamella.io.arrangement import AxesPlan, arranged, guess_axes
-from lamella.io.damage import damage_named
+from lamella.io.damage import damage_named, packed_reason
 from lamella.io.format import ContentEntry, OpenOptions, Probe, SaveOptions
 from lamella.io.narrow import checked_slabs, parse_dtype
 from lamella.io.placed import recorded_axes, with_placed_record
@@ -36,7 +36,8 @@ _CHUNK = (32, 64, 64)
 
 def probe(path: Path, head: bytes) -> Probe:
     """By its magic, at the start or behind a user block (MATLAB's files)."""
-    del path
+    if (packed := packed_reason(path)) is not None:
+        return Probe.no(packed)
     if any(head[at : at + 8] == _MAGIC for at in (0, 512, 1024, 2048)):
         return Probe.yes("HDF5's magic")
     return Probe.no("it does not start with HDF5's magic")

@@ -17,7 +17,7 @@ import numpy as np
 
 from lamella.core.errors import InputError, UnreadableFileError
 from lamella.io.arrangement import arranged, guess_axes
-from lamella.io.damage import damage_named
+from lamella.io.damage import damage_named, packed_reason
 from lamella.io.format import OpenOptions, Probe, SaveOptions
 from lamella.io.narrow import checked_slabs, parse_dtype
 from lamella.io.placed import recorded_axes, with_placed_record
@@ -33,7 +33,8 @@ _MAX_RECORD = 2**20
 
 def probe(path: Path, head: bytes) -> Probe:
     """By its magic."""
-    del path
+    if (packed := packed_reason(path)) is not None:
+        return Probe.no(packed)
     if head.startswith(_MAGIC):
         return Probe.yes("NumPy's magic")
     return Probe.no("it does not start with NumPy's magic")

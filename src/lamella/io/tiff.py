@@ -13,7 +13,7 @@ from typing import Any
 
 from lamella.core.errors import InputError, UnreadableFileError
 from lamella.io.arrangement import AxesPlan, arranged, with_recorded_axes
-from lamella.io.damage import damage_named
+from lamella.io.damage import damage_named, packed_reason
 from lamella.io.format import ContentEntry, OpenOptions, Probe
 from lamella.io.placed import recorded_axes, with_placed_record
 from lamella.io.record import RECORD_KEY, parse_record
@@ -34,7 +34,8 @@ _MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 def probe(path: Path, head: bytes) -> Probe:
     """By the first four bytes, which every TIFF has."""
-    del path
+    if (packed := packed_reason(path)) is not None:
+        return Probe.no(packed)
     if head[:4] in _MAGICS:
         return Probe.yes("TIFF's first bytes")
     return Probe.no("it does not start with the bytes of a TIFF file")
