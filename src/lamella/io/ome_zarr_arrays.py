@@ -35,7 +35,8 @@ __all__ = [
 
 ZarrFormat = Literal[2, 3]
 _CHUNK_VOXELS = 2**18
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
+_PIECE = 2**18
 _SHARD_BYTES = 64 * 2**20
 _PYRAMID_FROM = 256
 _SHARD_FROM = 8192
@@ -324,12 +325,16 @@ def _collect(values: set[int] | None, data: NDArray[Any], limit: int) -> set[int
     """Add the values of a block; None once there are too many to name."""
     if values is None:
         return None
-    highest = int(data.max())
-    if int(data.min()) >= 0 and highest < 2**16:
-        found = np.flatnonzero(np.bincount(data.ravel().astype(np.intp)))
-    else:
-        found = np.unique(data)
-    if len(found) > limit:
-        return None
-    values = values | {int(value) for value in found if value != 0}
-    return None if len(values) > limit else values
+    flat = data.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        if int(piece.min()) >= 0 and int(piece.max()) < 2**16:
+            found = np.flatnonzero(np.bincount(piece.astype(np.intp)))
+        else:
+            found = np.unique(piece)
+        if len(found) > limit + 1:
+            return None
+        values = values | {int(value) for value in found if value != 0}
+        if len(values) > limit:
+            return None
+    return values
