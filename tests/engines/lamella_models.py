@@ -1,11 +1,10 @@
 """Model folders whose "network" is a small graph with known weights; no training, no PyTorch."""
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from lamella.models.folder import ModelFolder
 from lamella.wire.card import (
     ClassDoc,
     DecoderDoc,
@@ -14,15 +13,6 @@ from lamella.wire.card import (
     NormalisationDoc,
     TrainingDoc,
 )
-
-
-@dataclass(frozen=True)
-class GraphFolder:
-    """As much of a model folder as the engine asks for."""
-
-    card: ModelCard
-    openvino_path: Path
-    weights_path: Path | None = None
 
 
 def save_graph(path, n_spatial, weights, bias):
@@ -53,6 +43,8 @@ def make_folder(folder, *, axes="zyx", weights=None, bias=(0.0, -2.0), **card):
     folder.mkdir(parents=True, exist_ok=True)
     n = len(axes)
     path = folder / "network.xml"
+    # An empty safetensors file: the graph is all that the engine reads on the CPU.
+    (folder / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     weights = bright_weights(n) if weights is None else np.asarray(weights)
     save_graph(path, n, weights, bias)
     fields = {
@@ -73,6 +65,10 @@ def make_folder(folder, *, axes="zyx", weights=None, bias=(0.0, -2.0), **card):
         "tile": (16,) * n,
         "licence": "CC0-1.0",
         "training": TrainingDoc(data="none", data_licence="CC0-1.0", recipe="set by hand"),
-        "files": {"network.bin": hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()},
+        "files": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in ("network.xml", "network.bin", "weights.safetensors")
+        },
     }
-    return GraphFolder(ModelCard(**{**fields, **card}), path)
+    (folder / "model.json").write_text(ModelCard(**{**fields, **card}).to_json())
+    return ModelFolder.open(folder)

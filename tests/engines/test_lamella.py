@@ -153,14 +153,11 @@ def slow(self, batch):
     time.sleep(0.01)
     return submit(self, batch)
 runtime.OpenVinoRuntime.submit = slow
-from lamella_models import GraphFolder, ModelCard
-model = GraphFolder(
-    ModelCard.read(t.Path({str(tmp_path / "card.json")!r})), t.Path({str(model.openvino_path)!r})
-)
+from lamella.models.folder import ModelFolder
+model = ModelFolder.open({str(model.path)!r})
 volume = t.Volume.from_array(t.np.load({str(tmp_path / "image.npy")!r}, mmap_mode="r"))
 t.segment(volume, model, t.Path({str(tmp_path / "killed")!r}), resume=True)
 """
-    (tmp_path / "card.json").write_text(model.card.to_json())
     journal = tmp_path / "killed" / "journal.jsonl"
     n_lines = 0
     for kill_after in (2, 4):
@@ -327,10 +324,10 @@ def test_settings_that_cannot_be_are_refused(model, fields, message):
 
 
 def test_a_tile_the_network_cannot_take_and_a_broken_graph_are_model_errors(model, tmp_path):
-    path = tmp_path / "network.xml"
-    path.write_text("<net")
+    broken = make_folder(tmp_path / "broken")
+    broken.openvino_path.write_text("<net")
     with pytest.raises(ModelError, match="not a readable OpenVINO graph"):
-        segment(Volume.from_array(balls()), replace(model, openvino_path=path), tmp_path / "run")
+        segment(Volume.from_array(balls()), broken, tmp_path / "run")
     card = model.card.model_copy(update={"n_channels": 2})
     volume = Volume.from_array(np.stack([balls()] * 2), axes="czyx")
     with pytest.raises(ModelError, match="cannot be run on tiles"):

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.core.errors import EngineError, ModelError
-from lamella.core.optional import import_openvino, require
+from lamella.core.optional import import_openvino
 from lamella.inference.runtime import Pending, Precision
 
-__all__ = ["OpenVinoRuntime", "convert_network", "has_precision"]
+__all__ = ["OpenVinoOptions", "OpenVinoRuntime", "has_precision"]
 
 _HINTS: dict[str, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES: dict[str, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -129,27 +129,6 @@ class OpenVinoRuntime:
             return logits
 
         return fetch
-
-
-def convert_network(network: Any, batch_shape: Sequence[int]) -> Any:
-    """An OpenVINO graph of a PyTorch network, for networks that have no graph file yet.
-
-    Args:
-        network: ``torch.nn.Module`` in evaluation mode.
-        batch_shape: an input shape the network accepts, (n, c, ...).
-
-    Raises:
-        ModelError: when the network cannot be converted.
-    """
-    torch = require("torch", extra="torch", purpose="converting a network to OpenVINO")
-    ov = _openvino()
-    try:
-        with torch.inference_mode():
-            return ov.convert_model(
-                network, example_input=torch.zeros(tuple(batch_shape)), input=[list(batch_shape)]
-            )
-    except Exception as error:
-        raise ModelError(f"the network does not convert to OpenVINO: {error}") from error
 
 
 def _openvino() -> Any:

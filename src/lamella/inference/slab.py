@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.core.errors import AxesError, InputError
-from lamella.inference.normalise import Normaliser
 from lamella.volume.box import Box
 from lamella.volume.pyramid import downsample_mean
 from lamella.volume.volume import Volume
 
-__all__ = ["AveragedSlabs", "NormalisedSlabs", "Slabs", "VolumeSlabs", "Window"]
+__all__ = ["AveragedSlabs", "Slabs", "VolumeSlabs", "Window"]
 
 
 class Slabs(Protocol):
@@ -85,25 +84,6 @@ class VolumeSlabs:
         leading = (slice(None),) * self._volume.axes.n_leading
         data = np.asarray(self._volume.data[leading + spatial])
         return data.reshape(self.n_channels, *box.shape).astype(np.float32)
-
-
-class NormalisedSlabs:
-    """Intensities brought to what the network was trained on.
-
-    Args:
-        inner: intensities of the file.
-        normaliser: resolved for this input.
-    """
-
-    def __init__(self, inner: Slabs, normaliser: Normaliser) -> None:
-        self._inner = inner
-        self._normaliser = normaliser
-        self.shape = inner.shape
-        self.n_channels = inner.n_channels
-
-    def read(self, box: Box) -> NDArray[np.float32]:
-        """Read a box, (c, z, y, x)."""
-        return self._normaliser.apply(self._inner.read(box), box.start[0])
 
 
 class AveragedSlabs:

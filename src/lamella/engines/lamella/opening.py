@@ -11,12 +11,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lamella.core.errors import ModelError
-from lamella.core.optional import is_importable, require
+from lamella.core.optional import require
 from lamella.inference.openvino_runtime import (
     OpenVinoOptions,
     OpenVinoRuntime,
-    convert_network,
     has_precision,
 )
 from lamella.inference.runtime import Mirrored, Runtime, compare
@@ -95,16 +93,10 @@ def _open_openvino(
         )
         precision = "fp32"
     options = OpenVinoOptions(precision=precision, n_threads=settings.n_threads)
-    path = model.openvino_path
-    is_converted = path is None or not path.exists()
-    if is_converted:
-        graph = convert_network(_build_network(model), batch_shape)
-        runtime = OpenVinoRuntime(graph, batch_shape, options)
-    else:
-        runtime = OpenVinoRuntime.open(path, batch_shape, options)
+    runtime: Runtime = OpenVinoRuntime.open(model.openvino_path, batch_shape, options)
     version = str(require("openvino", extra="", purpose="running networks").__version__)
-    if not _should_check(settings, is_converted=is_converted):
-        check = "not compared here; the graph's SHA-256 is the card's"
+    if settings.check == "never" or (settings.check == "auto" and "torch" not in sys.modules):
+        check = "graph compared with PyTorch when the model was written; SHA-256 as in the card"
         return Opened(runtime, version, check, tuple(notes))
     reference = _open_torch(model, settings, batch_shape, precision="fp32").runtime
     batch = sample()
@@ -128,13 +120,6 @@ def _open_openvino(
     return Opened(fallback.runtime, fallback.version, check, tuple(notes))
 
 
-def _should_check(settings: Settings, *, is_converted: bool) -> bool:
-    if settings.check == "never":
-        return False
-    # A graph made here has never been compared with anything, and PyTorch is loaded anyway.
-    return settings.check == "always" or is_converted or "torch" in sys.modules
-
-
 def _open_torch(
     model: ModelFolder, settings: Settings, batch_shape: tuple[int, ...], *, precision: Any
 ) -> Opened:
@@ -148,27 +133,5 @@ def _open_torch(
         compile=settings.compiles,
         n_threads=settings.n_threads if settings.device == "cpu" else None,
     )
-    runtime = TorchRuntime(_build_network(model), batch_shape, options)
+    runtime = TorchRuntime(model.load_network(), batch_shape, options)
     return Opened(runtime, str(torch.__version__), "PyTorch is the reference itself")
-
-
-def _build_network(model: ModelFolder) -> Any:
-    if not is_importable("torch"):
-        raise ModelError(
-            f"the model {model.card.id!r} has no OpenVINO graph, and PyTorch is not installed",
-            hint='pip install "lamella[torch]", or export the model again with its graph',
-        )
-    from safetensors.torch import load_file
-
-    from lamella.networks.registry import build_network
-
-    network = build_network(model.card.network.id, model.card.network.arguments)
-    try:
-        network.load_state_dict(load_file(str(model.weights_path)))
-    except (OSError, RuntimeError) as error:
-        raise ModelError(
-            f"the weights of {model.card.id!r} do not fit its network"
-            f" {model.card.network.id!r}: {error}",
-            hint="get the model again, or correct network.arguments in its card",
-        ) from error
-    return network.eval()

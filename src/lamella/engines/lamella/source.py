@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamella.core.errors import InputError
-from lamella.inference.normalise import Normaliser, measure
+from lamella.inference.normalise import NormalisedSlabs, Normaliser
 from lamella.inference.resample import ResampledSlabs, target_shape
-from lamella.inference.slab import NormalisedSlabs, Slabs, VolumeSlabs
+from lamella.inference.slab import Slabs, VolumeSlabs
+from lamella.inference.statistics import measure
 from lamella.volume.volume import Note
 from lamella.wire.event import ProgressEvent
 
