@@ -92,6 +92,7 @@ def save_weights(network: nn.Module, card: ModelCard, path: Path) -> None:
     state = network.state_dict()
     expected = build_network(card.network.id, card.network.arguments).state_dict()
     _check_state(state, expected, what=f"the network given for model {card.id!r}")
+    # A clone each: MONAI registers some layers under two names, and the format shares no memory.
     halves = {
         name: (value.half() if value.is_floating_point() else value).contiguous().clone()
         for name, value in state.items()

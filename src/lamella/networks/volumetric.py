@@ -65,10 +65,9 @@ class UNet3dArguments:
                 f"{len(self.channels)} levels need {len(self.channels) - 1} strides,"
                 f" got {len(self.strides)}"
             )
-        _check_groups(self.normalisation, self.channels)
-        if self.normalisation == "group" and self.out_channels > 1:
+        if self.normalisation == "group":
             # MONAI normalises inside the last up-sampling too, where there are out_channels only.
-            raise ValueError("unet3d normalises its output layer: use instance or batch")
+            raise ValueError("unet3d normalises its output layer too: use instance or batch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,8 @@ def simulate_tomogram(
         noise = wedge_noise(rng, canvas.shape, options.tilt_range)[inner].copy()
         noise -= noise.mean(dtype=np.float64)
         power = float(signal.var(dtype=np.float64)) or 1.0
-        noise *= np.sqrt(power / options.snr) / noise.std(dtype=np.float64)
+        noise_power = float(noise.var(dtype=np.float64)) or 1.0
+        noise *= np.float32(np.sqrt(power / options.snr / noise_power))
         intensity = signal + noise
     scale = np.float32(1 / (float(intensity.std(dtype=np.float64)) or 1.0))
     return SimulatedTomogram(
