@@ -58,8 +58,9 @@ def read_geometry(header: MrcHeader, extended: bytes) -> Geometry:
     spacing_xyz = _spacing_angstrom(header, axes, extended, notes)
     is_told = spacing_xyz is not None
     values = tuple(_nanometres(v) for v in reversed(spacing_xyz)) if spacing_xyz else (1.0,) * 3
-    origin = _origin(header, axes, values, notes) if is_told else (0.0, 0.0, 0.0)
-    affine = Affine(values, origin, _direction(header, notes), "stage")
+    direction = _direction(header, notes)
+    origin = _origin(header, axes, values, direction, notes) if is_told else (0.0, 0.0, 0.0)
+    affine = Affine(values, origin, direction, "stage")
     unit: Unit = "nm" if is_told else "voxel"
     return _restored(header, Geometry(order, affine, unit, tuple(notes)))
 
@@ -197,6 +198,7 @@ def _origin(
     header: MrcHeader,
     axes: tuple[int, int, int],
     spacing: tuple[float, ...],
+    direction: tuple[tuple[float, ...], ...],
     notes: list[Note],
 ) -> tuple[float, float, float]:
     """World position of the first voxel in nm, (z, y, x)."""
@@ -214,7 +216,11 @@ def _origin(
         z, y, x = (_shortest_single(v) for v in reversed(stored))
         return z, y, x
     starts = [int(header.raw["start"][axes.index(axis)]) for axis in (2, 1, 0)]
-    z, y, x = (_nanometres(k * s * 10.0) for k, s in zip(starts, spacing, strict=True))
+    steps = [k * s for k, s in zip(starts, spacing, strict=True)]
+    z, y, x = (
+        _nanometres(10.0 * sum(d * step for d, step in zip(row, steps, strict=True)))
+        for row in direction
+    )
     return z, y, x
 
 

@@ -77,7 +77,8 @@ def checked(array: NDArray[Any], dtype: DTypeLike, *, hint: str | None = None) -
             hint=hint or _advice(array.dtype, wanted, bad),
             details={"value": str(bad), "from": str(array.dtype), "to": str(wanted)},
         )
-    return array.astype(wanted)
+    real = array.real if array.dtype.kind == "c" and wanted.kind != "c" else array
+    return real.astype(wanted)
 
 
 def checked_slabs(
