@@ -217,7 +217,7 @@ def _ambiguous(tree: Tree, inner: str, images: list[Candidate]) -> InputError:
     ]
     shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
     return InputError(
-        f"{tree.path} holds {len(names)} images",
+        f"{tree.path / inner} holds {len(names)} images",
         hint=f"choose one with {option}: {shown}",
         details={"datasets": names},
     )

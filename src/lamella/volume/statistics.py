@@ -8,7 +8,7 @@ Examples:
     >>> ramp = Volume.from_array(np.arange(64, dtype=np.uint8).reshape(4, 4, 4))
     >>> result = intensity_statistics(ramp)
     >>> result.minimum, result.maximum, result.mean, result.source
-    (0.0, 63.0, 31.5, 'all voxels')
+    (0, 63, 31.5, 'all voxels')
 """
 
 import math
@@ -34,7 +34,7 @@ class IntensityStatistics:
     """What the finite intensities of a volume are like.
 
     Args:
-        minimum: smallest; NaN when no voxel is finite. The rest alike.
+        minimum: smallest, exact (an int for integers); NaN when no voxel is finite, as the rest.
         maximum: largest.
         mean: arithmetic mean.
         std: standard deviation of the population.
@@ -138,12 +138,15 @@ def _collect(
             # A prime stride does not run along with the rows.
             sample.append(flat[:: step if step < 3 else step | 1].copy())
     values = np.concatenate(sample).astype(np.float64) if sample else np.full(1, np.nan)
+    # Values near the limits of float64 overflow to infinity in sums: so be it, quietly.
+    with np.errstate(over="ignore", invalid="ignore"):
+        percentiles = tuple(float(v) for v in np.percentile(values, PERCENTS))
     return IntensityStatistics(
         minimum=moments.low,
         maximum=moments.high,
         mean=moments.mean if moments.count else math.nan,
         std=math.sqrt(moments.square / moments.count) if moments.count else math.nan,
-        percentiles=tuple(float(v) for v in np.percentile(values, PERCENTS)),
+        percentiles=percentiles,
         n_voxels=n_voxels,
         n_nonzero=n_nonzero,
         n_nan=n_nan,
@@ -164,8 +167,8 @@ class _Moments:
         self.count = 0
         self.mean = 0.0
         self.square = 0.0
-        self.low = math.nan
-        self.high = math.nan
+        self.low: float = math.nan
+        self.high: float = math.nan
 
     def add(self, flat: NDArray[Any]) -> None:
         """Add finite values."""
@@ -179,6 +182,7 @@ class _Moments:
             self.square += square + delta * delta * self.count * n / total
             self.mean += delta * n / total
         self.count = total
-        low, high = float(flat.min()), float(flat.max())
+        # Python's own numbers: ids beyond 2**53 stay exact.
+        low, high = flat.min().item(), flat.max().item()
         self.low = low if math.isnan(self.low) else min(self.low, low)
         self.high = high if math.isnan(self.high) else max(self.high, high)
