@@ -136,7 +136,8 @@ def _misfit_integer(array: NDArray[Any], wanted: np.dtype[Any]) -> Any:
     if array.dtype.kind == "f":
         # NaN is unequal to itself, so it lands here too. 2.0**64 as a bound is exact.
         wrong = (array != np.rint(array)) | ~np.isfinite(array)
-        wrong |= (array < float(low)) | (array >= float(high) + 1.0)
+        wide = array.astype(np.float64)  # float16 does not reach the bounds
+        wrong |= (wide < float(low)) | (wide >= float(high) + 1.0)
         return array[wrong].flat[0] if wrong.any() else None
     smallest, largest = int(array.min()), int(array.max())
     if smallest < low:

@@ -206,9 +206,11 @@ def _per_unit(page: Any, tag: str) -> float | None:
     if pixels <= 0 or units <= 0:
         return None
     exact = units / pixels
+    # Rounding to whole numerators: half a step, and no more than six digits' worth.
+    step = min(0.51, 1e-6 * pixels)
     for digits in range(1, 12):
         short = float(f"{exact:.{digits}g}")
-        if short > 0 and abs(units / short - pixels) <= 0.51:
+        if short > 0 and abs(units / short - pixels) <= step:
             return short
     return exact
 

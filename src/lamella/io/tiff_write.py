@@ -1,6 +1,7 @@
 """OME-TIFF, page by page, with a pyramid and everything that makes the volume come back whole."""
 
 import math
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,13 @@ def _level(volume: Volume, source: LazyArray, factor: int) -> LazyArray:
 
 
 def _metadata(volume: Volume) -> dict[str, Any]:
+    record = make_record(volume)
     metadata: dict[str, Any] = {
         "axes": str(volume.axes).upper(),
+        # Of the content, not of the day: the same volume gives the same bytes.
+        "UUID": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, f'{volume.shape} {record}')}",
         "Name": volume.name or "image",
-        "MapAnnotation": {"Namespace": "lamella", "Value": {RECORD_KEY: make_record(volume)}},
+        "MapAnnotation": {"Namespace": "lamella", "Value": {RECORD_KEY: record}},
     }
     if volume.unit != "voxel":
         word = "µm" if volume.unit == "um" else volume.unit
