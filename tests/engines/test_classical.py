@@ -266,3 +266,14 @@ class TestEngine(EngineContract):
         assert np.prod(coarse.volume.shape) <= 300_000
         corner = coarse.volume.affine.apply([-0.5, -0.5, -0.5])
         assert_allclose(corner, volume.affine.apply([-0.5, -0.5, -0.5]))
+
+
+def test_both_ways_to_the_blob_response_agree():
+    from lamella.engines.classical import filter as filter_module
+
+    image = np.random.default_rng(0).normal(0, 1, (40, 40)).astype(np.float32)
+    fast = filter_module.blob_response(image, (2.5, 3.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filter_module, "_DIFFERENCE_SIGMA", np.inf)
+        exact = filter_module.blob_response(image, (2.5, 3.0))
+    assert_allclose(fast[4:-4, 4:-4], exact[4:-4, 4:-4], atol=0.03 * np.abs(exact).max())

@@ -85,7 +85,7 @@ def detect_blobs(
     n_axes = len(spacing)
     sigmas = [[r / math.sqrt(n_axes) / step for step in spacing] for r in radii]
     window = [2 * max(1, round(0.7 * radii[0] / step)) + 1 for step in spacing]
-    halo = halo_of(sigmas[-1])[0] + window[0] // 2
+    halo = halo_of(sigmas[-1])[0] + window[0] // 2 + 1
     plane = max(1, math.prod(data.shape[1:]))
     depth = max(2 * halo, _SLAB_VOXELS // plane, 1)
     centers, scales, contrasts = [], [], []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["blob_response", "halo_of", "smoothed", "with_halo"]
 
 _TRUNCATE = 4.0
+_DIFFERENCE_SIGMA = 2.0
 
 
 def halo_of(sigma_vox: Sequence[float]) -> tuple[int, ...]:
@@ -72,9 +73,16 @@ def blob_response(block: NDArray[np.float32], sigma_vox: Sequence[float]) -> NDA
     References:
         Lindeberg (1998), doi:10.1023/A:1008045108935.
     """
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import correlate1d, gaussian_filter
 
     response = np.zeros(block.shape, np.float32)
+    if min(sigma_vox) >= _DIFFERENCE_SIGMA:
+        # One smoothing and second differences: a third of the passes, 1 / (12 sigma²) off.
+        smooth = gaussian_filter(block, sigma_vox, mode="reflect", truncate=_TRUNCATE)
+        for axis, sigma in enumerate(sigma_vox):
+            weights = np.array([-1.0, 2.0, -1.0]) * sigma**2
+            response += correlate1d(smooth, weights, axis=axis, mode="reflect")
+        return response
     for axis, sigma in enumerate(sigma_vox):
         order = [0] * block.ndim
         order[axis] = 2
