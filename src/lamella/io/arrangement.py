@@ -98,7 +98,7 @@ def guess_axes(stored: tuple[int, ...], wanted: str | None, recorded: str | None
         return make_plan({"y": (0,), "x": (1,)})
     if n == 3 and not (stored[2] in (3, 4) and min(stored[:2]) > 2 * MAX_CHANNELS):
         return make_plan({"z": (0,), "y": (1,), "x": (2,)})
-    names = {3: "yxc", 4: _four(stored)}.get(n, "")
+    names = "yxc" if n == 3 else _four(stored) if n == 4 else ""
     if not names:
         raise AxesError(
             f"an array of shape {stored} does not say what its axes are",

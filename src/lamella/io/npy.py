@@ -29,6 +29,7 @@ __all__ = ["probe", "read", "write"]
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 _MAX_RECORD = 2**20
+_POINT_COLUMNS = 7
 
 
 def probe(path: Path, head: bytes) -> Probe:
@@ -61,6 +62,9 @@ def read(path: Path, options: OpenOptions) -> Volume:
     notes = [*plan.notes]
     if record is None:
         notes.append(Note("spacing_missing", "npy files give no spacing; set it with --spacing"))
+        if len(shape) == 2 and shape[1] <= _POINT_COLUMNS < shape[0] and dtype.kind == "f":
+            message = f"{shape[0]} rows of {shape[1]} numbers are more likely points than an image"
+            notes.append(Note("looks_like_points", message))
     volume = Volume(
         data=arranged(source, plan),
         axes=plan.axes,
