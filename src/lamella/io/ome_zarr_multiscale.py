@@ -369,7 +369,7 @@ def place(
     unit, factors, notes = _units([axes[position] for position in spatial])
     linear = matrix[np.ix_(spatial, spatial)]
     origin = matrix[spatial, size]
-    if unit == "voxel" and not np.array_equal(linear, np.eye(n)):
+    if unit == "voxel" and not notes and not np.array_equal(linear, np.eye(n)):
         notes = (
             *notes,
             Note("spacing_unit_missing", "the metadata has a scale but no unit of length"),
