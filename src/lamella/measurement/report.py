@@ -111,7 +111,7 @@ def overview_png(image: Volume | None, labels: Labels) -> bytes:
     """Image and overlay side by side as one PNG picture.
 
     Args:
-        image: intensities on the labels' grid, or None.
+        image: intensities on the labels' grid or a finer one, or None.
         labels: what is drawn over it.
     """
     view = draw_ortho(image, labels)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 __all__ = ["Histogram", "draw_histogram", "size_histogram"]
 
 _WIDTH, _HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 26, 12, 44
 _LOG_FROM = 30.0
 """Largest over smallest size from which the axis is logarithmic."""
 

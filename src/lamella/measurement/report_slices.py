@@ -134,14 +134,15 @@ def draw_ortho(image: Volume | None, labels: Labels, *, width_px: int = 620) -> 
     """Draw the planes through the most telling position.
 
     Args:
-        image: intensities on the labels' grid; grey where None.
+        image: intensities on the labels' grid, or on a finer one that covers the same space (for
+            coarse labels); grey where None.
         labels: what is drawn over it.
         width_px: width of each picture.
     """
     position = best_position(labels)
     planes = _planes(labels, position)
     drawn: list[_Panel] = []
-    raw = [None if image is None else _read_plane(_flat(image), p, position) for p in planes]
+    raw = [None if image is None else _read_image(image, labels, p, position) for p in planes]
     limits = contrast_limits([plane for plane in raw if plane is not None])
     palette = Palette.of(labels)
     layout = _layout(labels.spatial_shape, labels.spacing, width_px)
@@ -276,6 +277,15 @@ def _long_layout(z: float, y: float, x: float, width_px: int) -> _Layout:
 
 def _pixels(length: float) -> int:
     return max(1, round(length))
+
+
+def _read_image(
+    image: Volume, labels: Labels, plane: _Plane, position: tuple[int, ...]
+) -> NDArray[Any]:
+    """The image's plane at a position of the labels, which may be coarser."""
+    shapes = zip(position, image.spatial_shape, labels.spatial_shape, strict=True)
+    moved = tuple(min(n - 1, int((at + 0.5) * n / m)) for at, n, m in shapes)
+    return _read_plane(_flat(image), plane, moved)
 
 
 def _flat(volume: Volume) -> Volume:

@@ -12,7 +12,7 @@ from lamella.workflows.objects import ObjectSet
 if TYPE_CHECKING:
     from lamella.measurement import ObjectTable
 
-__all__ = ["intensities_of", "measure_objects_of"]
+__all__ = ["intensities_of", "measure_objects_of", "shown_image"]
 
 
 def measure_objects_of(objects: ObjectSet, image: Volume, sink: ProgressSink) -> "ObjectTable":
@@ -48,3 +48,11 @@ def intensities_of(image: Volume) -> Volume | None:
                 return None
             image = image.select(axis, 0)
     return image if image.dtype.kind in "uifb" else None
+
+
+def shown_image(image: Volume) -> Volume | None:
+    """What is drawn below labels: the image, or its first channel where there are several."""
+    single = intensities_of(image)
+    if single is not None:
+        return single
+    return image.select("c", 0) if "c" in image.axes else None

@@ -25,12 +25,19 @@ from lamella.io.format import open_labels, storage_errors
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
 from lamella.volume.source import LazyArray
-from lamella.volume.spacing import convert_length
+from lamella.volume.spacing import Size, convert_length
 from lamella.volume.volume import Volume
 from lamella.wire.request import SegmentRequest
 from lamella.workflows.run_folder import RunFolder
 
-__all__ = ["ObjectSet", "check_memory", "make_objects", "restore_engine_labels"]
+__all__ = [
+    "ObjectSet",
+    "available_bytes",
+    "check_memory",
+    "check_sizes",
+    "make_objects",
+    "restore_engine_labels",
+]
 
 _SLAB_VOXELS = 2**24
 _DENSE_IDS = 2**26
@@ -76,13 +83,25 @@ def check_memory(request: SegmentRequest, volume: Volume) -> None:
         if is_asked
     ]
     n_bytes = _WHOLE_BYTES_PER_VOXEL * math.prod(volume.spatial_shape)
-    available = _available_bytes()
+    available = available_bytes()
     if needs and available is not None and n_bytes > available:
         raise InputError(
             f"{' and '.join(needs)} on {math.prod(volume.spatial_shape):.3g} voxels needs about"
             f" {n_bytes / 1e9:.0f} GB of memory; {available / 1e9:.0f} GB are free",
             hint="use --instances components, which needs little memory, or a cropped input",
         )
+
+
+def check_sizes(request: SegmentRequest, volume: Volume) -> None:
+    """Refuse sizes in a physical unit where nobody knows the spacing, before anything runs.
+
+    Raises:
+        GeometryError: with a way out.
+    """
+    if request.min_size is not None:
+        Size(request.min_size.value, request.min_size.unit).to_voxels(volume.spacing)
+    if request.seed_distance is not None:
+        _length(request.seed_distance.value, request.seed_distance.unit, volume)
 
 
 def restore_engine_labels(folder: RunFolder) -> None:
@@ -232,7 +251,7 @@ def _watershed(
     return ids, np.array(class_of, classes.dtype)
 
 
-def _length(value: float, unit: Any, labels: Labels) -> float:
+def _length(value: float, unit: Any, labels: Volume) -> float:
     """A length in the unit of the labels' spacing; voxels mean those of the finest axis."""
     if unit == "voxel":
         return value * min(labels.spacing.values)
@@ -251,8 +270,6 @@ def _kept_ids(
     counts = _count_voxels(numbered.ids, sink)
     kept = np.ones(len(counts.ids), bool)
     if request.min_size is not None:
-        from lamella.volume.spacing import Size
-
         size = Size(request.min_size.value, request.min_size.unit)
         kept &= counts.sizes >= size.to_voxels(found.spacing)
     if request.keep_largest:
@@ -438,7 +455,7 @@ def _slabs(shape: tuple[int, ...], unit: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + depth, shape[0])
 
 
-def _available_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Memory that can be used without swapping; None where the system does not say."""
     try:
         text = Path("/proc/meminfo").read_text("ascii")

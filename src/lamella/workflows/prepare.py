@@ -24,7 +24,7 @@ from lamella.volume.volume import Volume
 from lamella.wire.manifest import GeometryDoc, InputFact, ModelFact, NoteDoc
 from lamella.wire.request import InputDoc, SegmentRequest, SpacingDoc
 from lamella.workflows.fingerprint import path_fingerprint, voxel_sha256
-from lamella.workflows.objects import check_memory
+from lamella.workflows.objects import check_memory, check_sizes
 
 if TYPE_CHECKING:
     from lamella.models.folder import ModelFolder
@@ -66,6 +66,7 @@ def prepare(
     sink: ProgressSink,
     *,
     user_models: Path | None = None,
+    has_fingerprint: bool = True,
 ) -> Prepared:
     """Open and check what a request names.
 
@@ -74,6 +75,7 @@ def prepare(
         volume: the input itself, where it is not a file.
         sink: progress and cancellation of reading the input for its fingerprint.
         user_models: folder of the user's own models.
+        has_fingerprint: whether to read the whole input for its SHA-256.
 
     Raises:
         LamellaError: of the kind that fits whatever is wrong.
@@ -93,8 +95,11 @@ def prepare(
         volume = open_input(request.input)
     volume = _single_time(volume)
     _check_fit(volume, model)
+    check_sizes(request, volume)
     check_memory(request, volume)
-    if request.input.path.startswith(MEMORY_PREFIX):
+    if not has_fingerprint:
+        sha256, n_bytes = "", 0
+    elif request.input.path.startswith(MEMORY_PREFIX):
         sha256, n_bytes = voxel_sha256(volume.data, sink), volume.nbytes
     else:
         known = path_fingerprint(Path(request.input.path), sink)

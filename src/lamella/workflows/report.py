@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lamella.measurement.report import Fact, ReportSource, make_report, percent
 from lamella.volume.volume import Volume
 from lamella.wire.manifest import RunManifest
-from lamella.workflows.measure import intensities_of
+from lamella.workflows.measure import shown_image
 from lamella.workflows.objects import ObjectSet
 from lamella.workflows.run_folder import RunFolder, write_text
 from lamella.workflows.versions import LAMELLA_VERSION
@@ -43,7 +43,7 @@ def write_run_report(
         lead=_lead(manifest),
         labels=objects.labels,
         table=table,
-        image=_shown(image),
+        image=shown_image(image),
         is_per_class=objects.ids is None,
         facts=_facts(manifest, objects),
         warnings=[note.message for note in manifest.warnings],
@@ -60,14 +60,6 @@ def input_name(manifest: RunManifest) -> str:
     """The input's name without its folder."""
     path = manifest.request.input.path
     return Path(path.removeprefix("memory:")).name or path
-
-
-def _shown(image: Volume) -> Volume | None:
-    """What is drawn below the labels: the first channel where there are several."""
-    single = intensities_of(image)
-    if single is not None:
-        return single
-    return image.select("c", 0) if "c" in image.axes else None
 
 
 def _lead(manifest: RunManifest) -> str:

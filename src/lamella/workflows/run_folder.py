@@ -17,7 +17,6 @@ the process that held it, even after kill -9.
 """
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -32,7 +31,7 @@ from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME
 from lamella.io.format import storage_errors
 from lamella.wire.manifest import RunManifest
 
-__all__ = ["RunFolder", "write_json", "write_text"]
+__all__ = ["RunFolder", "write_bytes", "write_text"]
 
 _LOCK = ".lock"
 _MANIFEST = "manifest.json"
@@ -138,7 +137,7 @@ class RunFolder:
     def write_manifest(self, manifest: RunManifest) -> None:
         """Replace the manifest; readers see the old one or the new one, never a part."""
         with storage_errors(self.manifest):
-            _write_whole(self.manifest, manifest.to_json())
+            _write_whole(self.manifest, manifest.to_json().encode())
 
     def clear(self) -> None:
         """Remove what a run leaves, and nothing else: a new run starts from nothing."""
@@ -233,11 +232,11 @@ def _try_lock(stream: IO[str]) -> bool:
     return True
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with partial.open("wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -251,10 +250,14 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: when the disk is full.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: when the disk is full.
+    """
     with storage_errors(path):
-        _write_whole(path, text)
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        _write_whole(path, content)

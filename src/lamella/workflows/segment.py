@@ -212,7 +212,7 @@ class _Session:
     timings: dict[str, float] = field(default_factory=dict[str, float])
 
     def run(self) -> Run:
-        earlier = self.found.earlier
+        earlier, export = self.found.earlier, self.options.export
         self.began = time.monotonic()
         self.manifest = RunManifest(
             status="running",
@@ -223,6 +223,7 @@ class _Session:
             started=_now() if earlier is None else earlier.started,
             elapsed_s=0.0 if earlier is None else earlier.elapsed_s,
             timings_s={} if earlier is None else earlier.timings_s,
+            outputs={} if export is None else {"export": str(export.absolute())},
         )
         self.before_s = self.manifest.elapsed_s
         self.timings = dict(self.manifest.timings_s)
@@ -344,7 +345,7 @@ class _Session:
                 n_objects=objects.n_objects,
                 n_foreground_voxels=objects.n_foreground,
             ),
-            outputs=self._outputs(),
+            outputs={**self.manifest.outputs, **self._outputs()},
             warnings=tuple(self.recorder.warnings),
             elapsed_s=self._elapsed(),
             timings_s=self._rounded(),

@@ -1,0 +1,169 @@
+"""``lamella segment``: from files to labels, objects and a report, one run folder each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamella.cli.console import Console
+from lamella.cli.failure import EXIT_INPUT
+from lamella.cli.parameters import answer_options, console_of, input_options
+from lamella.cli.segmenting import (
+    build_request,
+    request_options,
+    run_document,
+    run_text,
+    stopped,
+)
+from lamella.core.errors import InputError, LamellaError, RunCancelledError
+
+if TYPE_CHECKING:
+    from lamella.workflows.run import Run
+    from lamella.workflows.segment import RunOptions
+
+__all__ = ["command"]
+
+# Labels go back into the format of the input where that keeps them exactly.
+_LABEL_SUFFIXES = (
+    ".nii.gz", ".nii", ".nrrd", ".mrc", ".rec", ".map", ".ome.tif", ".ome.tiff", ".tif", ".tiff",
+    ".h5", ".hdf5", ".ome.zarr", ".zarr", ".npy",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path),
+    help="Also write the labels here; a folder for several inputs.",
+)  # fmt: skip
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path),
+    help="Run folder; ./NAME.MODEL.run unless given. For several inputs: the folder around them.",
+)  # fmt: skip
+@request_options
+@click.option(
+    "--instances", type=click.Choice(("auto", "none", "components", "watershed")), default="auto",
+    help="Number single objects; auto leaves the labels as the model makes them.",
+)  # fmt: skip
+@click.option("--seed-distance", metavar="N[UNIT]", help="Watershed: seeds nearer than this join.")
+@click.option("--min-size", metavar="N[UNIT3]", help="Remove smaller objects: 200 or 500nm3.")
+@click.option("--fill-holes", is_flag=True, help="Fill holes in objects.")
+@click.option("--keep-largest", is_flag=True, help="Keep the largest object of every class.")
+@click.option("--preview/--no-preview", default=True, help="Coarse labels of the whole first.")
+@input_options
+@click.option(
+    "--resume/--fresh", default=True,
+    help="Go on with unfinished work (default), or start anew whatever the folder holds.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the output; run a finished run again.")
+@answer_options
+def command(
+    inputs: Sequence[Path],
+    output: Path | None,
+    run_dir: Path | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    **words: Any,
+) -> int:
+    """Segment each of INPUTS and leave a run folder with labels, objects and a report.
+
+    Interrupted? The same command again goes on where it stopped, and the labels are the same
+    to the last bit.
+    """
+    from lamella.cli.places import models_folder
+    from lamella.workflows.segment import RunOptions
+
+    console = console_of(words)
+    jobs = _plan(inputs, output, run_dir, words["model"])
+    runs: list[Run] = []
+    problems: list[tuple[Path, LamellaError]] = []
+    for path, folder, export in jobs:
+        options = RunOptions(folder, not resume, export, overwrite, models_folder())
+        if len(jobs) > 1:
+            console.say(f"{path}  ({len(runs) + len(problems) + 1} of {len(jobs)})")
+        try:
+            runs.append(_segment(path, options, words, console))
+        except RunCancelledError as error:
+            raise stopped(error, folder) from error
+        except LamellaError as error:
+            # One bad file of many must not cost the others their turn.
+            if len(jobs) == 1:
+                raise
+            problems.append((path, error))
+            console.warn(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+    document = {"runs": [run_document(run) for run in runs]}
+    if problems:
+        document["problems"] = [_problem(path, error) for path, error in problems]
+    console.answer(document, lambda: "\n".join(run_text(run, console) for run in runs))
+    return EXIT_INPUT if problems else 0
+
+
+def _segment(path: Path, options: "RunOptions", words: dict[str, Any], console: Console) -> "Run":
+    from lamella.workflows.segment import segment
+
+    request = build_request(path, words)
+    with console.running(on_stop="finished work is kept") as sink:
+        return segment(request, options, sink=sink)
+
+
+def _plan(
+    inputs: Sequence[Path], output: Path | None, run_dir: Path | None, model: str
+) -> list[tuple[Path, Path, Path | None]]:
+    """Input, run folder and output of every job.
+
+    Raises:
+        InputError: when two would write to the same place.
+    """
+    from lamella.workflows.api import run_folder_name
+
+    many = len(inputs) > 1
+    if many and output is not None and (output.is_file() or _names_labels(output)):
+        raise InputError(
+            f"-o {output} names one file, but there are {len(inputs)} inputs",
+            hint="give a folder: -o results/",
+        )
+    jobs = []
+    for path in inputs:
+        name = run_folder_name(path, model)
+        folder = Path(name) if run_dir is None else run_dir / name if many else run_dir
+        jobs.append((path, folder, _output(path, output, model, is_folder=many)))
+    for which, places in (
+        ("run folder", [job[1] for job in jobs]),
+        ("output", [j[2] for j in jobs]),
+    ):
+        known = [place for place in places if place is not None]
+        twice = sorted({str(place) for place in known if known.count(place) > 1})
+        if twice:
+            raise InputError(
+                f"several inputs share the {which} {twice[0]}",
+                hint="segment files of the same name one by one, each with its --run-dir",
+            )
+    return jobs
+
+
+def _output(path: Path, output: Path | None, model: str, *, is_folder: bool) -> Path | None:
+    from lamella.workflows.api import run_folder_name
+
+    if output is None:
+        return None
+    if not (is_folder or (output.is_dir() and not _names_labels(output))):
+        return output
+    lower = path.name.lower()
+    suffix = next((known for known in _LABEL_SUFFIXES if lower.endswith(known)), ".ome.zarr")
+    return output / (run_folder_name(path, model).removesuffix(".run") + suffix)
+
+
+def _names_labels(path: Path) -> bool:
+    return path.name.lower().endswith(_LABEL_SUFFIXES)
+
+
+def _problem(path: Path, error: LamellaError) -> dict[str, Any]:
+    return {
+        "input": str(path),
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "details": error.details,
+    }

@@ -1,0 +1,175 @@
+"""What ``segment``, ``preview`` and ``resume`` share: options of a request, and the last words."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lamella.cli.console import Console, format_duration
+from lamella.cli.parameters import parse_integers, parse_options, parse_spacing
+from lamella.core.errors import RunCancelledError
+
+if TYPE_CHECKING:
+    from lamella.wire.manifest import RunManifest
+    from lamella.wire.request import SegmentRequest, SizeDoc
+    from lamella.workflows.run import Run
+
+__all__ = ["build_request", "request_options", "run_document", "run_text", "stopped"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_REQUEST_OPTIONS = (
+    click.option("--model", required=True, help="Model id, model folder, or classical:METHOD."),
+    click.option("--engine", help="Choose among engines that can run the model."),
+    click.option(
+        "--option", "options", multiple=True, metavar="K=V", help="Option of the engine itself."
+    ),
+    click.option("--tile", metavar="Z,Y,X", help="Tile in voxels; the model's own unless given."),
+    click.option(
+        "--overlap-fraction",
+        type=click.FloatRange(0, 1, max_open=True),
+        metavar="F",
+        help="Share of a tile that it has in common with its neighbour.",
+    ),
+    click.option("--tta", is_flag=True, help="Average over mirrored copies (slower, steadier)."),
+    click.option(
+        "--precision",
+        type=click.Choice(("auto", "fp32", "bf16", "fp16")),
+        default="auto",
+        help="Of the network; auto is fp32 on the CPU.",
+    ),
+    click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
+    click.option("--deterministic", is_flag=True, help="Bit-identical on CUDA too (slower)."),
+)
+
+
+def request_options(function: F) -> F:
+    """Add the options that say with what, and how, an input is segmented."""
+    for option in reversed(_REQUEST_OPTIONS):
+        function = option(function)
+    return function
+
+
+def build_request(path: Path, words: dict[str, Any]) -> "SegmentRequest":
+    """The request of one input.
+
+    Args:
+        path: the input.
+        words: options of :func:`request_options`, of ``input_options`` and, where the command has
+            them, of objects and cleaning. Left as they are.
+
+    Raises:
+        InputError: for options that cannot be used.
+    """
+    from lamella.workflows.api import make_request
+
+    spacing = parse_spacing(words["spacing"], words["unit"])
+    selectors = ("dataset", "series", "level", "channel", "time", "axes", "resample_irregular")
+    plain = ("engine", "overlap_fraction", "tta", "precision", "device", "deterministic")
+    objects = ("preview", "instances", "fill_holes", "keep_largest", "seed")
+    options: dict[str, Any] = {
+        name: words[name] for name in (*selectors, *plain, *objects) if name in words
+    }
+    options |= {
+        "spacing": spacing,
+        "options": parse_options(words["options"]),
+        "tile": parse_integers(words["tile"], what="--tile"),
+        "min_size": _size(words.get("min_size")),
+        "seed_distance": _length(words.get("seed_distance")),
+    }
+    return make_request(path, words["model"], options)
+
+
+def run_document(run: "Run") -> dict[str, Any]:
+    """The answer about a run for programs."""
+    manifest = run.manifest
+    labels = manifest.labels
+    return {
+        "run": str(run.folder),
+        "status": manifest.status,
+        "was_finished": run.was_finished,
+        "input": manifest.request.input.path,
+        "model": manifest.model.id,
+        "labels": str(run.folder / "labels.ome.zarr"),
+        "labels_sha256": None if labels is None else labels.sha256,
+        "n_objects": None if labels is None else labels.n_objects,
+        "n_foreground_voxels": None if labels is None else labels.n_foreground_voxels,
+        "objects": str(run.folder / "objects.csv"),
+        "report": str(run.report),
+        "export": manifest.outputs.get("export"),
+        "tiles_done": manifest.tiles_done,
+        "tiles_planned": manifest.tiles_planned,
+        "elapsed_s": manifest.elapsed_s,
+        "timings_s": manifest.timings_s,
+        "warnings": [note.model_dump() for note in manifest.warnings],
+    }
+
+
+def run_text(run: "Run", console: Console) -> str:
+    """The answer about a run for people."""
+    manifest = run.manifest
+    head = "finished before, nothing to do" if run.was_finished else "finished"
+    rows = [
+        ("labels", str(run.folder / "labels.ome.zarr")),
+        ("objects", f"{_found(manifest)}: {run.folder / 'objects.csv'}"),
+        ("report", str(run.report)),
+    ]
+    if export := manifest.outputs.get("export"):
+        rows.append(("written", export))
+    rows.append(("time", _time(manifest)))
+    title = console.style(f"{_name(manifest)}: {head}", bold=True)
+    return "\n".join([title, *(f"  {name:<8} {value}" for name, value in rows)])
+
+
+def stopped(error: RunCancelledError, folder: Path) -> RunCancelledError:
+    """The error of a stopped run, with the command that goes on."""
+    from lamella.workflows.run_folder import RunFolder
+
+    if not RunFolder(folder).manifest.exists():
+        return RunCancelledError("nothing was done yet", hint="run the same command again")
+    return RunCancelledError(
+        f"finished work is kept in {folder}",
+        hint=f"lamella resume {folder}   goes on (or the same command again)",
+    )
+
+
+def _found(manifest: "RunManifest") -> str:
+    labels = manifest.labels
+    if labels is None:
+        return "?"
+    share = 100 * labels.n_foreground_voxels / max(1, math.prod(labels.shape))
+    return f"{labels.n_objects:,} ({share:.3g} % of the volume)"
+
+
+def _name(manifest: "RunManifest") -> str:
+    return Path(manifest.request.input.path).name
+
+
+def _time(manifest: "RunManifest") -> str:
+    preview = manifest.timings_s.get("preview")
+    first = "" if preview is None else f", preview after {format_duration(preview)}"
+    return format_duration(manifest.elapsed_s) + first
+
+
+def _size(text: str | None) -> "SizeDoc | None":
+    """``"200"`` or ``"500nm3"``."""
+    from lamella.volume.spacing import Size
+    from lamella.wire.request import SizeDoc
+
+    if text is None:
+        return None
+    size = Size.parse(text)
+    return SizeDoc(value=size.value, unit=size.unit)
+
+
+def _length(text: str | None) -> "SizeDoc | None":
+    """``"12"`` (voxels) or ``"40nm"``."""
+    from lamella.volume.spacing import Spacing
+    from lamella.wire.request import SizeDoc
+
+    if text is None:
+        return None
+    length = Spacing.parse(text)
+    return SizeDoc(value=length.values[0], unit=length.unit)
