@@ -24,7 +24,7 @@ def reference_components(classes, connectivity):
     structure = ndimage.generate_binary_structure(classes.ndim, HOPS[connectivity])
     labels = np.zeros(classes.shape, np.int64)
     for value in np.unique(classes[classes > 0]):
-        found, n = ndimage.label(classes == value, structure)
+        found, _ = ndimage.label(classes == value, structure)
         labels += np.where(found > 0, found + labels.max(), 0)
     ids, first = np.unique(labels, return_index=True)
     order = [i for _, i in sorted(zip(first[ids > 0], ids[ids > 0], strict=True))]

@@ -153,6 +153,8 @@ def _distances(
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of the mask with a face neighbour outside it; beyond the array is outside."""
+    if mask.size == 0:
+        return mask
     inner = mask.copy()
     for axis in range(mask.ndim):
         lower = (slice(None),) * axis + (slice(1, None),)
