@@ -23,6 +23,13 @@ import numpy as np
 from lamella.core.errors import InputError, LamellaError, UnknownFormatError, UnreadableFileError
 from lamella.io.format import ContentEntry, OpenOptions, Probe, SaveOptions
 from lamella.io.ome_zarr_find import choose, content_entries, locate
+from lamella.io.ome_zarr_layout import (
+    Layout,
+    layout_of,
+    layout_of_names,
+    place,
+    spacing_notes,
+)
 from lamella.io.ome_zarr_metadata import (
     LAMELLA_KEY,
     affine_from_lamella,
@@ -30,15 +37,7 @@ from lamella.io.ome_zarr_metadata import (
     classes_from_lamella,
     notes_from_lamella,
 )
-from lamella.io.ome_zarr_multiscale import (
-    Layout,
-    Multiscale,
-    layout_of,
-    layout_of_names,
-    parse_multiscale,
-    place,
-    spacing_notes,
-)
+from lamella.io.ome_zarr_multiscale import Multiscale, dataset_paths, parse_multiscale
 from lamella.io.ome_zarr_plain import read_plain
 from lamella.io.ome_zarr_tree import METADATA_FILES, Node, Tree, is_hierarchy
 from lamella.volume.affine import Affine
@@ -181,8 +180,6 @@ def _read_image(tree: Tree, node: Node, options: OpenOptions) -> Volume:
 
 
 def _first_path(document: Any, tree: Tree, node: Node) -> str:
-    from lamella.io.ome_zarr_multiscale import dataset_paths
-
     paths = dataset_paths(document)
     if not paths:
         raise UnreadableFileError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from lamella.core.errors import AxesError, InputError
 from lamella.io.format import OpenOptions
-from lamella.io.ome_zarr_multiscale import (
+from lamella.io.ome_zarr_layout import (
     Layout,
     layout_of,
     layout_of_names,
