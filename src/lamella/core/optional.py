@@ -49,8 +49,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 def import_openvino() -> ModuleType:
     """Import OpenVINO without its usage statistics.
 
-    ``import openvino`` sends an event to its maker and writes an id into the home folder, unless the
-    package ``openvino_telemetry`` cannot be imported; then it falls back to a stub of its own. Lamella
+    ``import openvino`` sends an event to its maker and writes an id into the home folder, unless
+    ``openvino_telemetry`` cannot be imported; then it falls back to a stub of its own. Lamella
     promises no telemetry, so that package is made unimportable in this process first.
 
     Raises:
