@@ -28,6 +28,8 @@ WEIGHT_UNIT = 2**24
 # Kinds of slices that have no table.
 FOLLOW, SKIP = -1, -2
 _MAX_STEPS = 64
+# 60°, and a hair more: steps of one grid often meet at exactly that angle.
+_COS_CORNER = 0.5 - 1e-9
 _THREE, _ZERO, _N_CODES = np.uint64(3), np.uint64(0), np.uint64(N_CODES)
 
 
@@ -146,7 +148,7 @@ def _slope_squared(forth, n_forth, back, n_back, lengths):
     if norm_a == 0.0 or norm_b == 0.0:
         return np.inf
     out, ahead = out_a - out_b, ahead_a + ahead_b
-    if ahead_a * ahead_b - out_a * out_b < 0.5 * norm_a * norm_b:
+    if ahead_a * ahead_b - out_a * out_b < _COS_CORNER * norm_a * norm_b:
         if ahead_a / norm_a >= ahead_b / norm_b:
             out, ahead = out_a, ahead_a
         else:

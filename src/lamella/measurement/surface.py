@@ -143,7 +143,8 @@ def _plan_slices(
             if out == ahead:
                 continue
             pair = (float(spacing[out]), float(spacing[ahead]))
-            reach = _REACH * min(max(pair), _LARGEST_RATIO * min(pair))
+            # A hair less: whether whole steps reach the end must not hang on their rounding.
+            reach = _REACH * min(max(pair), _LARGEST_RATIO * min(pair)) * (1 - 1e-9)
             slices[out, ahead] = (*pair, reach)
             if numbers[out, ahead] == SKIP:
                 continue
