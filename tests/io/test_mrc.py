@@ -247,6 +247,14 @@ def test_stacks_of_volumes_and_of_images(tmp_path):
     assert stack.spacing.values == (0.25, 0.25, 0.25)
 
 
+def test_a_stack_of_single_slices_keeps_its_z_spacing(tmp_path):
+    volume = Volume.from_array(
+        np.zeros((2, 1, 4, 5), np.int8), axes="tzyx", spacing=(0.1, 0.05, 0.05), unit="nm"
+    )
+    path = save_volume(volume, tmp_path / "a.mrc")
+    assert open_volume(path).affine.spacing == (0.1, 0.05, 0.05)
+
+
 def test_four_bit_values(tmp_path):
     values = filled_array((2, 3, 7), "uint8", fill="noise", seed=1) & 15
     padded = np.concatenate([values, np.zeros((2, 3, 1), np.uint8)], axis=2)

@@ -143,7 +143,10 @@ FAMILIES = (
     "fluorescence/dsb2018_D/",
     "odd_formats/neuroglancer_testdata/codec/npy/",
 )
-SUFFIXES = tuple(".mrc .map .rec .st .map.gz .map.bz2 .tif .tiff .h5 .png .jpg .bmp .npy".split())
+SUFFIXES = (
+    *(".mrc", ".map", ".rec", ".st", ".map.gz", ".map.bz2"),
+    *(".tif", ".tiff", ".h5", ".png", ".jpg", ".bmp", ".npy"),
+)
 
 
 @pytest.mark.parametrize("name", TABLE)

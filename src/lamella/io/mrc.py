@@ -80,8 +80,8 @@ def read(path: Path, options: OpenOptions) -> Volume:
     n_volumes = _count_volumes(header, notes)
     file_shape = (sections // n_volumes, rows, columns)
     shape = tuple(file_shape[axis] for axis in geometry.order)
-    data = _arranged(source, n_volumes, shape, geometry.order, has_time=_is_volume_stack(header))
-    axes = "tzyx" if _is_volume_stack(header) else "zyx"
+    data = _arranged(source, n_volumes, shape, geometry.order, has_time=header.is_volume_stack)
+    axes = "tzyx" if header.is_volume_stack else "zyx"
     affine = geometry.affine
     if sections == 1 and int(header.raw["ispg"]) == 0 and geometry.order == (0, 1, 2):
         axes, data, affine = "yx", _plane(data), _drop_z(affine)
@@ -170,12 +170,8 @@ def _unpacked(path: Path, header: MrcHeader, packing: Packing) -> LazyArray:
     return FunctionArray((sections, rows, columns), header.dtype, read_region)
 
 
-def _is_volume_stack(header: MrcHeader) -> bool:
-    return 401 <= int(header.raw["ispg"]) <= 630
-
-
 def _count_volumes(header: MrcHeader, notes: list[Note]) -> int:
-    if not _is_volume_stack(header):
+    if not header.is_volume_stack:
         return 1
     sections, each = header.size_crs[2], int(header.raw["grid"][2])
     if each < 1 or sections % each:

@@ -155,7 +155,7 @@ def _spacing_angstrom(
 
 def _section_spacing(header: MrcHeader, values: list[float], count: int) -> float:
     """Spacing along z. Writers that leave mz = 1 in a volume mean either cell or cell / nz."""
-    if int(header.raw["grid"][2]) != 1 or count == 1:
+    if int(header.raw["grid"][2]) != 1 or count == 1 or header.is_volume_stack:
         return values[2]
     whole, shared = values[2], _shortest(float(header.raw["cell"][2]), count)
     is_shared = abs(shared - values[0]) < abs(whole - values[0])

@@ -121,6 +121,11 @@ class MrcHeader:
         return bytes(self.raw["map_id"]).startswith(b"MAP")
 
     @property
+    def is_volume_stack(self) -> bool:
+        """Whether it is a stack of volumes of ``mz`` sections each."""
+        return 401 <= int(self.raw["ispg"]) <= 630
+
+    @property
     def is_imod(self) -> bool:
         """Whether IMOD's flags are valid."""
         return int(self.raw["imod_stamp"]) == IMOD_STAMP

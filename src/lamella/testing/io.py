@@ -42,8 +42,8 @@ from lamella.volume import Affine, Axes, Frame, FunctionArray, Labels, Unit, Vol
 
 __all__ = ["FormatContract", "ReaderContract"]
 
-_FEW = settings(
-    max_examples=20,
+# How many examples is the profile's matter: dev few, nightly a thousand.
+_MANY = settings(
     deadline=None,
     # One method, many inheriting classes: they share nothing but the code.
     suppress_health_check=[
@@ -52,7 +52,7 @@ _FEW = settings(
         HealthCheck.differing_executors,
     ],
 )
-_MANY = settings(_FEW, max_examples=40)
+_FEW = settings(_MANY, max_examples=max(20, _MANY.max_examples // 10))
 
 
 class ReaderContract:
