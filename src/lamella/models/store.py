@@ -75,8 +75,8 @@ def _by_id(model_id: str, user_folder: Path | None) -> ModelEntry:
     raise UnknownModelError(
         f"there is no model {model_id!r}",
         hint=(f"did you mean {' or '.join(near)}? " if near else "")
-        + (f"known: {', '.join(known)}; or give the path of a model folder" if known else "")
-        + ("" if known else "give the path of a model folder"),
+        + (f"known: {', '.join(known)}; " if known else "")
+        + "or give the path of a model folder, or classical:otsu, which needs no model",
         details={"id": model_id, "known": known},
     )
 
