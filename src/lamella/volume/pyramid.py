@@ -88,8 +88,12 @@ def _mean_axis(array: NDArray[Any], axis: int, factor: int) -> NDArray[Any]:
     for offset in range(1, min(factor, length)):
         part = array[(*before, slice(offset, None, factor))]
         total[(*before, slice(0, part.shape[axis]))] += part
-    counts = np.minimum(factor, length - np.arange(0, length, factor)).astype(array.dtype)
+    counts = np.minimum(factor, length - _starts(length, factor)).astype(array.dtype)
     shape = [1] * array.ndim
     shape[axis] = len(counts)
     total /= counts.reshape(shape)
     return total
+
+
+def _starts(length: int, factor: int) -> NDArray[np.intp]:
+    return np.arange(0, length, factor, dtype=np.intp)
