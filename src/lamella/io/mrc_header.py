@@ -126,11 +126,6 @@ class MrcHeader:
         return 401 <= int(self.raw["ispg"]) <= 630
 
     @property
-    def is_imod(self) -> bool:
-        """Whether IMOD's flags are valid."""
-        return int(self.raw["imod_stamp"]) == IMOD_STAMP
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """The text labels in use."""
         n = min(10, max(0, int(self.raw["n_labels"])))

@@ -131,7 +131,7 @@ def _pack(plain: Path, path: Path, suffix: str) -> None:
     with plain.open("rb") as source, path.open("wb") as raw:
         # No name and no time inside: the same volume gives the same bytes.
         packed: Any = (
-            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0)
+            gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0)
             if suffix == ".gz"
             else bz2.BZ2File(raw, "wb")
         )
