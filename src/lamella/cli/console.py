@@ -28,6 +28,8 @@ _REDRAW_S = 0.1
 """Shortest time between two drawings of the bar."""
 _LINE_S = 10.0
 """Time between two progress lines where there is no terminal to draw on."""
+_FIRST_LINE_S = 2.0
+"""Time until the first of them in a stage."""
 _BAR_WIDTH = 24
 
 
@@ -110,8 +112,8 @@ class Console:
 class ConsoleSink:
     """Draws what long work emits: events of :mod:`lamella.wire.event` and plain ``Progress``.
 
-    On a terminal one line is redrawn; elsewhere a line is written when a stage begins and every
-    ten seconds; with ``--quiet`` or ``--json`` nothing is drawn.
+    On a terminal one line is redrawn; elsewhere a line is written two seconds into a stage and then
+    every ten; with ``--quiet`` or ``--json`` nothing is drawn.
     """
 
     console: Console
@@ -162,8 +164,13 @@ class ConsoleSink:
             self._stage, self._started_s, self._first_done = event.stage, now, event.done
         is_last = event.done >= event.total
         is_terminal = self._is_terminal()
-        pause = _REDRAW_S if is_terminal else _LINE_S
-        if not (is_new or (is_last and is_terminal) or now - self._drawn_s >= pause):
+        if is_terminal:
+            is_due = is_new or is_last or now - self._drawn_s >= _REDRAW_S
+        else:
+            # In a log file a stage of a second is not worth a line.
+            since = max(self._drawn_s, self._started_s - _LINE_S + _FIRST_LINE_S)
+            is_due = now - since >= _LINE_S
+        if not is_due:
             return
         self._drawn_s = now
         line = self._line(event, now)
