@@ -142,6 +142,13 @@ def _output_options(function: Callable[..., None]) -> Callable[..., None]:
     metavar="MIN,MAX",
     help="Mean radii of vesicles in nm.",
 )
+@click.option(
+    "--avoid-wedge/--any-direction",
+    "avoids_wedge",
+    default=True,
+    show_default=True,
+    help="Turn sheets and tubules so that the tilts can see them.",
+)
 @click.option("--gold", "n_gold", type=click.IntRange(min=0), default=0, help="Gold fiducials.")
 @click.option("--instances", is_flag=True,
               help="Also write every object's id, as x_instances beside OUT.")  # fmt: skip

@@ -203,7 +203,10 @@ def write_model_folder(
             }
         )
         (staging / CARD_NAME).write_text(complete.to_json(), encoding="utf-8")
+        # Temporary folders and safetensors files are private; a model is for everyone here.
         staging.chmod(0o755)
+        for name in _NEEDED:
+            (staging / name).chmod(0o644)
         if target.exists():
             shutil.rmtree(target)
         staging.rename(target)

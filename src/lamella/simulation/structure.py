@@ -39,6 +39,10 @@ _SUBUNITS_NM = (  # semi-axes and centre of a ribosome's two subunits, (z, y, x)
     ((4.5, 10.0, 7.0), (11.0, 0.0, 0.0)),
 )
 _GOLD_DENSITY = 8.0
+_MIN_GAP_NM, _MAX_GAP_NM = 13.0, 22.0
+_SMALLEST_VESICLE_NM = 10.0
+_VISIBLE_SLOPE = 0.84
+_VISIBLE_TUBE = 0.6
 
 
 def add_vesicle(
@@ -60,14 +64,26 @@ def add_vesicle(
             q, frequency, rng.uniform(0, 2 * np.pi)
         )
     implicit -= 1
-    return _draw_layers(canvas, box, implicit, rng, gap_nm=_gap(rng, is_double))
+    # The inner membrane cannot bend more sharply than a small vesicle does.
+    has_room = float(semi_axes.min()) - _MAX_GAP_NM > _SMALLEST_VESICLE_NM
+    gap = _gap(rng, is_double and has_room) / radius
+    return _draw_layers(canvas, box, implicit, rng, gap=gap)
 
 
-def add_sheet(canvas: Canvas, rng: Generator, *, is_double: bool = False) -> bool:
-    """Add a bent, undulating sheet that crosses the whole volume, or two in parallel."""
+def add_sheet(
+    canvas: Canvas, rng: Generator, *, is_double: bool = False, avoids_wedge: bool = True
+) -> bool:
+    """Add a bent, undulating sheet that crosses the whole volume, or two in parallel.
+
+    ``avoids_wedge`` turns it so that its normal, seen along the tilt axis y, is within 40 degrees
+    of x.
+    """
     box = Box.from_shape(canvas.shape)
     centre = rng.uniform(0.1, 0.9, 3) * canvas.extent_nm
-    u = _local_coordinates(canvas, box, centre, _rotation(rng))
+    rotation = _rotation(rng)
+    while avoids_wedge and abs(rotation[0, 0]) > _VISIBLE_SLOPE * abs(rotation[0, 2]):
+        rotation = _rotation(rng)
+    u = _local_coordinates(canvas, box, centre, rotation)
     bend = rng.normal(0, 1 / 250.0, 2).astype(np.float32)
     implicit = u[0] + 0.5 * bend[0] * u[1] ** 2 + 0.5 * bend[1] * u[2] ** 2
     for _ in range(3):
@@ -77,14 +93,23 @@ def add_sheet(canvas: Canvas, rng: Generator, *, is_double: bool = False) -> boo
         frequency = np.array([0.0, *direction])
         amplitude = np.float32(rng.uniform(0, 0.04) * wavelength)
         implicit += amplitude * _wave(u, 2 * np.pi * frequency, rng.uniform(0, 2 * np.pi))
-    return _draw_layers(canvas, box, implicit, rng, gap_nm=_gap(rng, is_double))
+    return _draw_layers(canvas, box, implicit, rng, gap=_gap(rng, is_double))
 
 
-def add_tube(canvas: Canvas, rng: Generator, radius_nm: tuple[float, float]) -> bool:
-    """Add a winding membrane tubule that crosses the whole volume."""
+def add_tube(
+    canvas: Canvas, rng: Generator, radius_nm: tuple[float, float], *, avoids_wedge: bool = True
+) -> bool:
+    """Add a winding membrane tubule that crosses the whole volume.
+
+    ``avoids_wedge`` turns its axis at least 53 degrees away from x: the walls of a tubule along x
+    lie in the missing wedge all round.
+    """
     box = Box.from_shape(canvas.shape)
     centre = rng.uniform(0.1, 0.9, 3) * canvas.extent_nm
-    u = _local_coordinates(canvas, box, centre, _rotation(rng))
+    rotation = _rotation(rng)
+    while avoids_wedge and abs(rotation[0, 2]) > _VISIBLE_TUBE:
+        rotation = _rotation(rng)
+    u = _local_coordinates(canvas, box, centre, rotation)
     radius = rng.uniform(*radius_nm)
     offsets = []
     for component in u[1:]:
@@ -96,7 +121,7 @@ def add_tube(canvas: Canvas, rng: Generator, radius_nm: tuple[float, float]) -> 
             * np.cos(np.float32(2 * np.pi / wavelength) * u[0] + np.float32(phase))
         )
     implicit = np.hypot(offsets[0], offsets[1]) - np.float32(radius)
-    return _draw_layers(canvas, box, implicit, rng, gap_nm=None)
+    return _draw_layers(canvas, box, implicit, rng, gap=0.0)
 
 
 def add_particles(canvas: Canvas, rng: Generator, n_tries: int) -> int:
@@ -105,7 +130,7 @@ def add_particles(canvas: Canvas, rng: Generator, n_tries: int) -> int:
     for _ in range(n_tries):
         centre = rng.uniform(0, 1, 3) * canvas.extent_nm
         beads = _ribosome(rng) @ _rotation(rng).T + centre
-        n_added += canvas.draw_beads(beads, PARTICLE, rng.uniform(0.85, 1.15))
+        n_added += canvas.draw_beads(beads, PARTICLE, rng.uniform(0.9, 1.3))
     return n_added
 
 
@@ -171,24 +196,21 @@ def add_gold(canvas: Canvas, rng: Generator, n: int) -> None:
         canvas.density[box.slices()][squared <= 25.0] = _GOLD_DENSITY
 
 
-def _gap(rng: Generator, is_double: bool) -> float | None:
-    return rng.uniform(13, 24) if is_double else None
+def _gap(rng: Generator, is_double: bool) -> float:
+    """Distance in nm between the two bilayers of a double membrane, 0 for a single one."""
+    return rng.uniform(_MIN_GAP_NM, _MAX_GAP_NM) if is_double else 0.0
 
 
 def _draw_layers(
-    canvas: Canvas,
-    box: Box,
-    implicit: NDArray[np.float32],
-    rng: Generator,
-    *,
-    gap_nm: float | None,
+    canvas: Canvas, box: Box, implicit: NDArray[np.float32], rng: Generator, *, gap: float
 ) -> bool:
+    """A bilayer on the zero set, and one on the set at ``-gap`` where that is not 0."""
     strength = rng.uniform(0.8, 1.2)
     distance = surface_distance(implicit, canvas.spacing_nm)
     if not canvas.draw_membrane(box, distance, strength):
         return False
-    if gap_nm is not None:
-        inner = surface_distance(distance + np.float32(gap_nm), canvas.spacing_nm)
+    if gap:
+        inner = surface_distance(implicit + np.float32(gap), canvas.spacing_nm)
         canvas.draw_membrane(box, inner, strength)
     return True
 
@@ -230,7 +252,7 @@ def _ribosome(rng: Generator) -> NDArray[np.float64]:
     """Bead centres of one particle, nm around its centre, float64, (n, 3)."""
     parts = []
     for semi_axes, centre in _SUBUNITS_NM:
-        lattice = np.mgrid[-12:13:3.2, -12:13:3.2, -12:13:3.2].reshape(3, -1).T
+        lattice = np.mgrid[-12:13:2.8, -12:13:2.8, -12:13:2.8].reshape(3, -1).T
         inside = lattice[np.sum((lattice / semi_axes) ** 2, axis=1) <= 1]
         parts.append(inside + rng.normal(0, 0.7, inside.shape) + centre)
     beads = np.concatenate(parts)

@@ -52,6 +52,7 @@ CLASSES: tuple[tuple[int, str, tuple[int, int, int]], ...] = (
 _PADDING_NM = 14.0
 _MIN_PADDING = 4
 _N_TRIALS = 12
+_TUBE_RADIUS_NM = (9.0, 18.0)
 _MAX_VOXELS = 2_000_000_000
 # Objects per cubic micrometre at a density of 1.
 _VESICLES_PER_UM3 = 1400.0
@@ -85,6 +86,8 @@ class TomogramOptions:
         double_fraction: share of vesicles and sheets that are double membranes.
         vesicle_radius_nm: least and greatest mean radius.
         n_gold: gold fiducials of 10 nm.
+        avoids_wedge: turn sheets and tubules so that tilts to 60 degrees see most of them; else
+            they lie in any direction, and about a third of them leave no trace in the tomogram.
     """
 
     spacing_nm: float = 1.0
@@ -103,6 +106,7 @@ class TomogramOptions:
     double_fraction: float = 0.2
     vesicle_radius_nm: tuple[float, float] = (12.0, 45.0)
     n_gold: int = 0
+    avoids_wedge: bool = True
 
     def __post_init__(self) -> None:
         _positive("spacing_nm", self.spacing_nm)
@@ -267,10 +271,12 @@ def _add_long_objects(canvas: Canvas, rng: Generator, options: TomogramOptions) 
     from lamella.simulation.structure import add_microtubule, add_sheet, add_tube
 
     area_um2 = float(np.prod(canvas.extent_nm)) ** (2 / 3) * 1e-6
+    avoids_wedge = options.avoids_wedge
     for _ in range(rng.poisson(_SHEETS_PER_UM2 * area_um2 * options.membrane_density)):
-        add_sheet(canvas, rng, is_double=rng.random() < options.double_fraction)
+        is_double = bool(rng.random() < options.double_fraction)
+        add_sheet(canvas, rng, is_double=is_double, avoids_wedge=avoids_wedge)
     for _ in range(rng.poisson(_TUBES_PER_UM2 * area_um2 * options.membrane_density)):
-        add_tube(canvas, rng, (9.0, 18.0))
+        add_tube(canvas, rng, _TUBE_RADIUS_NM, avoids_wedge=avoids_wedge)
     for _ in range(rng.poisson(_MICROTUBULES_PER_UM2 * area_um2 * options.microtubule_density)):
         _try(partial(add_microtubule, canvas, rng))
 
