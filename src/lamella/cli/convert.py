@@ -38,6 +38,8 @@ def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
     console = console_of(words)
     volume = _open(source, open_options(words), as_labels=as_labels)
     for note in volume.notes:
+        if note.code == "spacing_given":
+            continue
         console.warn(f"{source}: {note.message}")
     with console.running(on_stop="nothing is written") as sink:
         options = SaveOptions(
@@ -49,13 +51,25 @@ def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
             sink=sink,
         )
         written = save_volume(volume, target, options)
-    _answer(console, written, volume)
+    _answer(console, written, _as_written(written, volume))
 
 
 def _open(source: Path, options: "OpenOptions", *, as_labels: bool) -> "Volume":
     from lamella.io.format import open_labels, open_volume
 
     return open_labels(source, options) if as_labels else open_volume(source, options)
+
+
+def _as_written(path: Path, volume: "Volume") -> "Volume":
+    """What was written: formats may have widened the type (uint8 into MRC) or dropped an axis."""
+    from lamella.core.errors import LamellaError
+    from lamella.io.format import open_volume
+
+    try:
+        return open_volume(path)
+    except LamellaError:
+        # Some targets are not read back by their path alone; the source describes them as well.
+        return volume
 
 
 def _answer(console: Console, written: Path, volume: "Volume") -> None:

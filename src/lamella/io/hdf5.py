@@ -32,6 +32,10 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 _RAW_NAMES = frozenset({"raw", "image", "img", "data", "volume", "stack", "em"})
 _MAX_LISTED = 200
 _CHUNK = (32, 64, 64)
+_MINC = (
+    "a MINC file, read as plain HDF5: its spacing and the scaling of its integers are not applied;"
+    " convert it with mnc2nii first"
+)
 
 
 def probe(path: Path, head: bytes) -> Probe:
@@ -67,7 +71,9 @@ def read(path: Path, options: OpenOptions) -> Volume:
 
     with damage_named(path, "HDF5"), h5py.File(path, "r", locking=False) as file:
         name, notes = _choose(file, path, options.dataset)
-        dataset = file[name]
+        if "minc-2.0" in file:
+            notes = (*notes, Note("minc", _MINC))
+        dataset: Any = file[name]
         attributes = _attributes(dataset)
         stored, dtype = tuple(int(n) for n in dataset.shape), np.dtype(dataset.dtype)
         metadata = {
