@@ -241,7 +241,7 @@ def test_amira_is_one_clear_error(data_dir: Path, name: str) -> None:
 def test_a_packed_picture_says_so(data_dir: Path) -> None:
     with pytest.raises(LamellaError) as caught:
         open_volume(data_dir / "cryoet/mrcfile/emd_3197.png.gz")
-    assert "unpack" in str(caught.value.details)
+    assert "unpack it first" in caught.value.hint
 
 
 @pytest.mark.parametrize(

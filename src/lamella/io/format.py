@@ -538,9 +538,11 @@ def _no_reader(
             details={"reasons": reasons},
         )
     kind = "folder" if path.is_dir() else "file"
+    packed = next((reason for reason in reasons.values() if reason.startswith("it is packed")), "")
+    titles = ", ".join(known.title for known in _DESCRIPTORS if known.reads)
     return UnknownFormatError(
         f"no format recognises the {kind} {path}",
-        hint="formats read: " + ", ".join(known.title for known in _DESCRIPTORS if known.reads),
+        hint=packed or f"formats read: {titles}",
         details={"reasons": reasons},
     )
 

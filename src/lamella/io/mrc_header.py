@@ -26,6 +26,7 @@ __all__ = [
     "read_problem",
 ]
 
+ByteOrder = Literal["<", ">"]
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
 _IMOD_SIGNED_BYTES = 1
@@ -78,7 +79,7 @@ class MrcHeader:
     """
 
     raw: Any
-    byte_order: Literal["<", ">"]
+    byte_order: ByteOrder
     dtype: np.dtype[Any]
     notes: tuple[Note, ...] = ()
 
@@ -142,7 +143,8 @@ def read_problem(head: bytes) -> str | None:
     """
     if len(head) < HEADER_BYTES:
         return f"{len(head)} bytes are shorter than an MRC header (1024 bytes)"
-    problems = {order: _problem(_record(head, order)) for order in ("<", ">")}
+    orders: tuple[ByteOrder, ...] = ("<", ">")
+    problems = {order: _problem(_record(head, order)) for order in orders}
     if None in problems.values():
         return None
     return problems[_stamped_order(_record(head, "<")) or "<"]
@@ -176,25 +178,22 @@ def parse_header(head: bytes, *, name: str) -> MrcHeader:
     return MrcHeader(raw, order, dtype, notes)
 
 
-def _record(head: bytes, order: str) -> NDArray[Any]:
+def _record(head: bytes, order: ByteOrder) -> NDArray[Any]:
     raw = np.frombuffer(head[:HEADER_BYTES], RAW_HEADER.newbyteorder(order))[0]
     return raw.astype(RAW_HEADER)
 
 
-def _stamped_order(raw: Any) -> Literal["<", ">"] | None:
+def _stamped_order(raw: Any) -> ByteOrder | None:
     first = int(raw["stamp"][0])
     if first == 0x44:
         return "<"
     return ">" if first == 0x11 else None
 
 
-def _byte_order(
-    head: bytes, stamped: Literal["<", ">"] | None
-) -> tuple[Literal["<", ">"], tuple[Note, ...]]:
+def _byte_order(head: bytes, stamped: ByteOrder | None) -> tuple[ByteOrder, tuple[Note, ...]]:
     """The stamp's order where the fields make sense in it, else the order in which they do."""
-    orders: tuple[Literal["<", ">"], ...] = (stamped,) if stamped else ()
-    orders += tuple(o for o in ("<", ">") if o not in orders)  # type: ignore[assignment]
-    order = next(o for o in orders if _problem(_record(head, o)) is None)
+    orders: tuple[ByteOrder, ...] = (">", "<") if stamped == ">" else ("<", ">")
+    order: ByteOrder = next(o for o in orders if _problem(_record(head, o)) is None)
     if stamped is None:
         return order, ()
     if order != stamped:

@@ -77,8 +77,9 @@ def checked(array: NDArray[Any], dtype: DTypeLike, *, hint: str | None = None) -
             hint=hint or _advice(array.dtype, wanted, bad),
             details={"value": str(bad), "from": str(array.dtype), "to": str(wanted)},
         )
-    real = array.real if array.dtype.kind == "c" and wanted.kind != "c" else array
-    return real.astype(wanted)
+    if array.dtype.kind == "c" and wanted.kind != "c":
+        return np.real(array).astype(wanted)
+    return array.astype(wanted)
 
 
 def checked_slabs(
@@ -118,8 +119,8 @@ def _misfits(array: NDArray[Any], wanted: np.dtype[Any]) -> Any:
     if array.size == 0:
         return None
     if array.dtype.kind == "c" and wanted.kind != "c":
-        imaginary = array[array.imag != 0]
-        return imaginary.flat[0] if imaginary.size else _misfits(array.real, wanted)
+        imaginary = array[np.imag(array) != 0]
+        return imaginary.flat[0] if imaginary.size else _misfits(np.real(array), wanted)
     if wanted.kind in "uib":
         return _misfit_integer(array, wanted)
     with np.errstate(over="ignore", invalid="ignore"):
