@@ -33,6 +33,23 @@ def test_what_cannot_be_segmented_is_refused():
         VolumeSlabs(Volume.from_array(np.zeros((3, 4, 4), np.complex64)))
 
 
+def test_layers_that_are_asked_for_one_by_one_are_fetched_in_blocks():
+    data = np.random.default_rng(0).normal(size=(150, 6, 5)).astype(np.float32)
+    fetched = []
+
+    def read(slices):
+        fetched.append((slices[0].start, slices[0].stop))
+        return data[slices]
+
+    source = VolumeSlabs(Volume.from_array(FunctionArray(data.shape, np.float32, read)))
+    for start in range(0, 150, 3):
+        box = Box((start, 1, 0), (start + 3, 6, 4))
+        np.testing.assert_array_equal(source.read(box)[0], data[box.slices()])
+    assert fetched == [(0, 64), (64, 128), (128, 150)]
+    source.read(Box((0, 0, 0), (150, 6, 5)))
+    assert fetched[3:] == [(0, 150)], "what is deeper than a block is read at once"
+
+
 @given(
     st.tuples(*[st.integers(1, 12)] * 3),
     st.tuples(*[st.integers(1, 5)] * 3),
@@ -58,11 +75,12 @@ def test_windows_copy_tiles_and_load_each_layer_once(shape, tile, stride):
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32) + 10
     loaded = []
 
-    def read(slices):
-        loaded.extend(range(slices[0].start, slices[0].stop))
-        return data[slices]
+    class Counting(VolumeSlabs):
+        def read(self, box):
+            loaded.extend(range(box.start[0], box.stop[0]))
+            return super().read(box)
 
-    source = VolumeSlabs(Volume.from_array(FunctionArray(shape, np.float32, read)))
+    source = Counting(Volume.from_array(data))
     window = Window(source, region=Box((0, 0), shape[1:]), depth=tile[0])
     stride = min(stride, tile[0])
     padded = np.pad(data, [(t, t) for t in tile])

@@ -10,7 +10,7 @@ Nothing is ever read whole; every ``read`` costs memory in proportion to its box
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from lamella.volume.pyramid import downsample_mean
 from lamella.volume.volume import Volume
 
 __all__ = ["AveragedSlabs", "Slabs", "VolumeSlabs", "Window"]
+
+BLOCK_LAYERS = 64
+BLOCK_BYTES = 256 << 20
 
 
 class Slabs(Protocol):
@@ -50,6 +53,10 @@ class Slabs(Protocol):
 class VolumeSlabs:
     """A volume's own voxels as float32.
 
+    Layers of an array that is not in memory are fetched in blocks of up to 64 and kept until the
+    next block: chunks of a file are usually that deep, and decoding one for every few layers asked
+    for would cost many times the reading itself.
+
     Args:
         volume: with the axes (c) (z) y x; a time axis only of length 1.
 
@@ -78,12 +85,39 @@ class VolumeSlabs:
         self.shape: tuple[int, int, int] = (z, spatial[-2], spatial[-1])
         self.n_channels = volume.n_channels
 
+        self._block: NDArray[Any] | None = None
+        self._block_at: Box | None = None
+
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read a box, (c, z, y, x)."""
+        depth = self._block_depth(box)
+        if box.shape[0] >= depth:
+            return self._fetch(box).astype(np.float32)
+        result = np.empty((self.n_channels, *box.shape), np.float32)
+        (start, *low), (stop, *high) = box.start, box.stop
+        for first in range(start // depth * depth, stop, depth):
+            last = min(first + depth, self.shape[0])
+            at = Box((first, *low), (last, *high))
+            if self._block is None or self._block_at != at:
+                self._block, self._block_at = None, at  # free the old one before the new is read
+                self._block = self._fetch(at)
+            a, b = max(first, start), min(last, stop)
+            result[:, a - start : b - start] = self._block[:, a - first : b - first]
+        return result
+
+    def _block_depth(self, box: Box) -> int:
+        """Layers to fetch at once; 1 where there is nothing to gain."""
+        if isinstance(self._volume.data, np.ndarray) or self.shape[0] == 1:
+            return 1
+        layer = self.n_channels * box.shape[1] * box.shape[2] * self._volume.dtype.itemsize
+        depth = max(1, min(BLOCK_LAYERS, BLOCK_BYTES // max(1, layer)))
+        return 1 << (depth.bit_length() - 1)
+
+    def _fetch(self, box: Box) -> NDArray[Any]:
         spatial = box.slices() if "z" in self._volume.axes else box.slices()[1:]
         leading = (slice(None),) * self._volume.axes.n_leading
         data = np.asarray(self._volume.data[leading + spatial])
-        return data.reshape(self.n_channels, *box.shape).astype(np.float32)
+        return data.reshape(self.n_channels, *box.shape)
 
 
 class AveragedSlabs:

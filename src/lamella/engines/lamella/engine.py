@@ -128,7 +128,11 @@ class _Run:
     # -- the network
 
     def _open(self, prepared: Prepared) -> Opened:
-        tile, batch = self._settings.tile, self._settings.batch
+        tile = self._settings.tile
+        planned = make_plan(
+            prepared.source.shape, tile=tile, overlap_fraction=self._settings.overlap_fraction
+        )
+        batch = min(self._settings.batch, planned.n_tiles)
         spatial = tile if self._card.axes == "zyx" else tile[1:]
         batch_shape = (batch, self._card.n_channels, *spatial)
 
