@@ -1,5 +1,6 @@
 """OME-Zarr 0.5 and 0.4: what is written comes back, and outside programs accept it."""
 
+import errno
 import json
 import zipfile
 from dataclasses import replace
@@ -12,7 +13,7 @@ import zarr
 from numpy.testing import assert_array_equal
 from ome_zarr_models import open_ome_zarr, v04, v05
 
-from lamella.core.errors import InputError, LamellaError, NarrowingError
+from lamella.core.errors import InputError, LamellaError, NarrowingError, StorageError
 from lamella.io.format import OpenOptions, SaveOptions, list_contents, open_volume, save_volume
 from lamella.testing.io import FormatContract
 from lamella.volume import Affine, Axes, LabelClass, Labels, Note, Volume
@@ -287,3 +288,41 @@ def test_failed_writing_leaves_nothing_that_looks_like_an_image(tmp_path: Path) 
     with pytest.raises(StopError):
         write_image(volume, path, SaveOptions(sink=Sink()), version="0.5")
     assert not (path / "zarr.json").exists()
+
+
+@pytest.mark.parametrize("axes", ["zyx", "czyx", "yx"])
+def test_narrow_slabs_and_shards_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes: str
+) -> None:
+    """What very large volumes do, on a small one."""
+    monkeypatch.setattr("lamella.io.ome_zarr_write._SLAB_BYTES", 5000)
+    monkeypatch.setattr("lamella.io.ome_zarr_arrays._BLOCK_BYTES", 5000)
+    monkeypatch.setattr("lamella.io.ome_zarr_arrays._CHUNK_VOXELS", 512)
+    monkeypatch.setattr("lamella.io.ome_zarr_arrays._SHARD_FROM", 8)
+    shape = {"zyx": (37, 61, 70), "czyx": (2, 20, 31, 70), "yx": (170, 201)}[axes]
+    data = noise(shape)
+    spacing = (2.0, 1.0, 1.0)[-len(axes.strip("c")) :]
+    volume = Volume.from_array(data, axes=axes, spacing=spacing, unit="nm")
+    path = save(volume, tmp_path / "i.ome.zarr", pyramid=True)
+    array = zarr.open_array(str(path / "0"), mode="r")
+    assert array.shards is not None
+    again = open_volume(path)
+    assert_array_equal(again.load(), data)
+    whole = data
+    for fine, level in zip((again, *again.levels), again.levels, strict=False):
+        factors = [
+            round(s / t) for s, t in zip(level.affine.spacing, fine.affine.spacing, strict=True)
+        ]
+        whole = downsample_mean(whole, factors)
+        assert_array_equal(level.load(), whole)
+    v05.Image.from_zarr(zarr.open_group(str(path), mode="r"))
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_arguments: object, **_words: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zarr.storage._local._put", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        save(Volume.from_array(noise((4, 5, 6))), tmp_path / "i.ome.zarr")
+    assert list(tmp_path.iterdir()) == []
