@@ -13,7 +13,7 @@ Examples:
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class ContingencyTable:
     prediction: NDArray[Any]
     reference: NDArray[Any]
     voxels: NDArray[np.int64]
+    _sides: dict[str, Marginal] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def total(self) -> int:
@@ -69,16 +70,25 @@ class ContingencyTable:
 
     def as_foreground(self) -> "ContingencyTable":
         """The table of the two foregrounds: every positive label becomes 1."""
-        pairs = np.stack([self.prediction != 0, self.reference != 0], axis=1).astype(np.uint8)
-        return _sorted_table((pairs, self.voxels), np.dtype(np.uint8))
+        which = 2 * (self.prediction != 0) + (self.reference != 0)
+        voxels = np.array([self.voxels[which == k].sum() for k in range(4)], np.int64)
+        found = np.flatnonzero(voxels)
+        return ContingencyTable(found // 2, found % 2, voxels[found])
 
     def side_prediction(self) -> Marginal:
         """Labels of the prediction."""
-        return _marginal(self.prediction, self.voxels)
+        return self._side("prediction")
 
     def side_reference(self) -> Marginal:
         """Labels of the reference."""
-        return _marginal(self.reference, self.voxels)
+        return self._side("reference")
+
+    def _side(self, name: str) -> Marginal:
+        # Every measure asks for both sides; tables do not change.
+        if name not in self._sides:
+            ids = getattr(self, name)
+            self._sides[name] = _marginal(ids, self.voxels, is_sorted=name == "prediction")
+        return self._sides[name]
 
     def _select(self, keep: NDArray[np.bool_]) -> "ContingencyTable":
         return ContingencyTable(self.prediction[keep], self.reference[keep], self.voxels[keep])
@@ -190,12 +200,18 @@ def _sorted_table(
     )
 
 
-def _marginal(ids: NDArray[Any], voxels: NDArray[np.int64]) -> Marginal:
-    unique, index = np.unique(ids, return_inverse=True)
-    # Integer addition, not bincount's floats: exact beyond 2^53 voxels.
-    total = np.zeros(len(unique), np.int64)
-    np.add.at(total, index, voxels)
-    return Marginal(unique, total, index)
+def _marginal(ids: NDArray[Any], voxels: NDArray[np.int64], *, is_sorted: bool) -> Marginal:
+    """Voxels per label, in integers: exact beyond 2^53 voxels."""
+    if not len(ids):
+        return Marginal(ids, voxels, np.zeros(0, np.int64))
+    order = np.arange(len(ids)) if is_sorted else np.argsort(ids, kind="stable")
+    ranked = ids[order]
+    is_first = np.ones(len(ids), bool)
+    is_first[1:] = ranked[1:] != ranked[:-1]
+    first = np.flatnonzero(is_first)
+    index = np.empty(len(ids), np.int64)
+    index[order] = np.cumsum(is_first) - 1
+    return Marginal(ranked[first], np.add.reduceat(voxels[order], first), index)
 
 
 def _label_dtype(side: LazyArray) -> np.dtype[Any]:

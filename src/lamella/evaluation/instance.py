@@ -290,6 +290,7 @@ class _Overlaps:
     voxels: NDArray[np.int64]
     p_size: NDArray[np.int64]
     r_size: NDArray[np.int64]
+    iou: NDArray[np.float64]
 
     @classmethod
     def of(cls, table: ContingencyTable) -> "_Overlaps":
@@ -298,13 +299,11 @@ class _Overlaps:
         # Background, where present, is the first id: objects count from 0 after it.
         p_first = int(predicted.ids.size > 0 and predicted.ids[0] == 0)
         r_first = int(referenced.ids.size > 0 and referenced.ids[0] == 0)
-        return cls(
-            p=predicted.index[both] - p_first,
-            r=referenced.index[both] - r_first,
-            voxels=table.voxels[both],
-            p_size=predicted.voxels[p_first:],
-            r_size=referenced.voxels[r_first:],
-        )
+        p, r = predicted.index[both] - p_first, referenced.index[both] - r_first
+        p_size, r_size = predicted.voxels[p_first:], referenced.voxels[r_first:]
+        voxels = table.voxels[both]
+        iou = voxels / (p_size[p] + r_size[r] - voxels)
+        return cls(p, r, voxels, p_size, r_size, iou)
 
     @property
     def n_prediction(self) -> int:
@@ -313,10 +312,6 @@ class _Overlaps:
     @property
     def n_reference(self) -> int:
         return len(self.r_size)
-
-    @property
-    def iou(self) -> NDArray[np.float64]:
-        return self.voxels / (self.p_size[self.p] + self.r_size[self.r] - self.voxels)
 
 
 def _match(overlaps: _Overlaps, threshold: float) -> Matching:
@@ -353,4 +348,5 @@ def _splits_and_merges(overlaps: _Overlaps) -> tuple[int, int]:
 def _pairs(voxels: NDArray[np.int64]) -> float:
     """Ordered pairs of two different voxels with the same label."""
     sizes = voxels.astype(float)
-    return float(sizes @ sizes - sizes.sum())
+    # Not a dot product: BLAS would wake its threads for less work than that takes.
+    return float((sizes * sizes).sum() - sizes.sum())
