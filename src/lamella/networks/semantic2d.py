@@ -197,9 +197,10 @@ def _check_encoder_name(name: str) -> None:
 def _checked(network: nn.Module, stride: int) -> nn.Module:
     """Let the network refuse odd sizes by a clear error; a traced graph leaves the check out."""
     import torch
+    from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 
     def check(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        if not (is_tracing() or torch.compiler.is_compiling()):
             check_divisible(tuple(inputs[0].shape), stride)
 
     network.register_forward_pre_hook(check)

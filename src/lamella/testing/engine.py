@@ -76,7 +76,7 @@ class EngineContract:
     def make_volume(self) -> Volume:
         """Bright balls in noise, on an anisotropic, rotated grid away from the world's origin."""
         shape = (24, 40, 48)[-len(self.axes) :]
-        points = np.stack(np.indices(shape), axis=-1).astype(np.float32)
+        points = np.moveaxis(np.indices(shape), 0, -1).astype(np.float32)
         image = np.random.default_rng(3).normal(100, 5, shape).astype(np.float32)
         for center in ((12, 12, 12), (12, 26, 34)):
             distance2 = ((points - np.array(center[-len(shape) :])) ** 2).sum(-1)

@@ -84,7 +84,7 @@ def blob_response(block: NDArray[np.float32], sigma_vox: Sequence[float]) -> NDA
             response += correlate1d(smooth, weights, axis=axis, mode="reflect")
         return response
     for axis, sigma in enumerate(sigma_vox):
-        order = [0] * block.ndim
+        order: Any = [0] * block.ndim
         order[axis] = 2
         response -= np.float32(sigma**2) * gaussian_filter(
             block, sigma_vox, order=order, mode="reflect", truncate=_TRUNCATE

@@ -112,7 +112,7 @@ def build_histogram(
         if on_slab is not None:
             on_slab(extent.stop)
     first = known.low if is_exact else known.low + 0.5 * width
-    return Histogram(counts, first + width * np.arange(n_bins))
+    return Histogram(counts, np.asarray(first + width * np.arange(n_bins), np.float64))
 
 
 def otsu_threshold(histogram: Histogram) -> float:
