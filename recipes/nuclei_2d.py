@@ -153,7 +153,9 @@ def _max_filter(values: np.ndarray) -> np.ndarray:
     return pooled[0].numpy()
 
 
-def patch(example: Example, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def patch(
+    example: Example, rng: np.random.Generator, *, pad_share: float
+) -> tuple[np.ndarray, ...]:
     """Image, targets and pixel weights of a patch whose nuclei have a random size."""
     wanted = math.exp(rng.uniform(math.log(8), math.log(42)))
     scale = float(np.clip(wanted / median_diameter(example.labels), 0.5, 2.2))
@@ -177,7 +179,22 @@ def patch(example: Example, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     image, labels = np.rot90(image, turns).copy(), np.rot90(labels, turns)
     _, numbered = np.unique(labels.astype(np.int32), return_inverse=True)
     target, gap = targets(numbered.reshape(PATCH, PATCH).astype(np.int32))
-    return disturbed(image, rng).astype(np.float32), target, (1 + 3 * gap).astype(np.float32)
+    image = disturbed(image, rng).astype(np.float32)
+    weights = (1 + 3 * gap).astype(np.float32)
+    if pad_share > 0 and rng.random() < pad_share:
+        cover_sides(image, weights, rng)
+    return image, target, weights
+
+
+def cover_sides(image: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> None:
+    """Put zeros where a tile reaches beyond its image; nothing is asked of the network there."""
+    for axis in range(2):
+        width = int(rng.integers(1, PATCH // 2))
+        covered = slice(0, width) if rng.random() < 0.5 else slice(PATCH - width, PATCH)
+        window = (covered, slice(None)) if axis == 0 else (slice(None), covered)
+        if rng.random() < 0.7:
+            image[window] = 0
+            weights[window] = 0
 
 
 def disturbed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -202,16 +219,21 @@ def disturbed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def loss_of(logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy (gaps count fourfold), soft Dice of two outputs, error of the distance."""
+    """Cross-entropy (gaps count fourfold), soft Dice of two outputs, error of the distance.
+
+    Pixels of weight 0 count nowhere.
+    """
+    known = (weights > 0).float()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     per_output = torch.tensor([1.0, 1.5, 1.0]).view(1, 3, 1, 1)
     loss = (entropy * weights[:, None] * per_output).mean()
-    probability, wanted = torch.sigmoid(logits[:, :2]), target[:, :2]
+    probability = torch.sigmoid(logits[:, :2]) * known[:, None]
+    wanted = target[:, :2] * known[:, None]
     overlap = (probability * wanted).sum((0, 2, 3))
     total = probability.sum((0, 2, 3)) + wanted.sum((0, 2, 3))
     dice = 1 - (2 * overlap + 1) / (total + 1)
     distance = (torch.sigmoid(logits[:, 2]) - target[:, 2]).abs() * (target[:, 0] * 0.9 + 0.1)
-    return loss + 0.5 * dice.sum() + 2 * distance.mean()
+    return loss + 0.5 * dice.sum() + 2 * (distance * known).mean()
 
 
 def train(
@@ -221,6 +243,7 @@ def train(
     steps: int,
     rate: float,
     seed: int,
+    pad_share: float,
 ) -> torch.nn.Module:
     """Train, and return the moving average of the weights, in evaluation mode."""
     rng = np.random.default_rng(seed)
@@ -230,7 +253,8 @@ def train(
         patches = []
         for _ in range(BATCH):
             examples = pools[rng.choice(len(pools), p=shares)][1]
-            patches.append(patch(examples[rng.integers(len(examples))], rng))
+            example = examples[rng.integers(len(examples))]
+            patches.append(patch(example, rng, pad_share=pad_share))
         return [torch.from_numpy(np.stack(part)) for part in zip(*patches, strict=True)]
 
     network = network.to(memory_format=torch.channels_last).train()
@@ -341,7 +365,7 @@ def pretrain_command(work: Path, steps: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     pools = [(1.0, simulated_examples(N_SIMULATED, 7))]
-    network = train(new_network(), pools, steps=steps, rate=3e-3, seed=1)
+    network = train(new_network(), pools, steps=steps, rate=3e-3, seed=1, pad_share=0.0)
     torch.save(network.state_dict(), work / "pretrained.pt")
 
 
@@ -349,7 +373,7 @@ def pretrain_command(work: Path, steps: int) -> None:
 @WORK
 @DATA
 @click.option("--fold", type=click.IntRange(0, N_FOLDS - 1), required=True)
-@click.option("--steps", default=700)
+@click.option("--steps", default=800)
 def train_command(work: Path, data: Path, fold: int, steps: int) -> None:
     """Go on with the images of all folds but one, and simulated nuclei."""
     real = [e for index, e in enumerate(read_examples(data)) if index % N_FOLDS != fold]
@@ -357,7 +381,7 @@ def train_command(work: Path, data: Path, fold: int, steps: int) -> None:
     network = new_network()
     network.load_state_dict(torch.load(work / "pretrained.pt", weights_only=True))
     pools = [(0.6, real), (0.4, simulated_examples(N_SIMULATED, 7))]
-    network = train(network, pools, steps=steps, rate=1.5e-3, seed=10 + fold)
+    network = train(network, pools, steps=steps, rate=1.5e-3, seed=10 + fold, pad_share=0.3)
     torch.save(network.state_dict(), work / f"fold{fold}.pt")
 
 
@@ -472,11 +496,11 @@ def card_of(scores: dict, held_out: dict[str, float]) -> ModelCard:
             data_licence="CC0 (BBBC038); the simulated images carry no rights",
             recipe="recipes/nuclei_2d.py",
             seed=10,
-            steps=2200,
+            steps=2300,
             notes=(
                 "Split by image into three folds; left out of this model: "
                 + ", ".join(held_out)
-                + ". 1500 steps on simulated nuclei, then 700 with 60 % real patches. Nuclei are"
+                + ". 1500 steps on simulated nuclei, then 800 with 60 % real patches. Nuclei are"
                 " rescaled at random so that their median diameter lies between 8 and 42 pixels."
                 " Known to call dim, out-of-focus debris a nucleus; a size filter (--min-size)"
                 " helps where nuclei are large."
