@@ -19,10 +19,9 @@ from lamella.io.dicom_geometry import Stack, stack_frames
 from lamella.io.dicom_header import (
     DicomFile,
     DicomFrame,
+    foreign_errors,
     has_magic,
     looks_bare,
-    numbers,
-    whole,
 )
 from lamella.io.dicom_pixels import FrameStore, check_sizes, values_dtype
 from lamella.io.dicom_resample import resampled
@@ -32,6 +31,7 @@ from lamella.io.dicom_series import (
     first_dicom_file,
     scan,
 )
+from lamella.io.dicom_values import numbers, text, whole
 from lamella.io.format import ContentEntry, OpenOptions, Probe
 from lamella.volume import Affine, Axes, FunctionArray, Note, Volume
 from lamella.volume.source import LazyArray
@@ -85,8 +85,9 @@ def probe(path: Path, head: bytes) -> Probe:
 
 def contents(path: Path) -> tuple[ContentEntry, ...]:
     """The series that ``--series`` can choose; empty when there is just one."""
-    series, _ = scan(path)
-    return tuple(known.entry for known in series) if len(series) > 1 else ()
+    with foreign_errors(path, "listing the DICOM series"):
+        series, _ = scan(path)
+        return tuple(known.entry for known in series) if len(series) > 1 else ()
 
 
 def read(path: Path, options: OpenOptions) -> Volume:
@@ -98,6 +99,11 @@ def read(path: Path, options: OpenOptions) -> Volume:
         GeometryError: for slices that make no even grid; the message has the numbers.
         UnreadableFileError: for damaged files.
     """
+    with foreign_errors(path, "reading the DICOM headers"):
+        return _open(path, options)
+
+
+def _open(path: Path, options: OpenOptions) -> Volume:
     found, notes = scan(path)
     series = choose_series(path, found, options.series)
     images = series.images
@@ -369,7 +375,7 @@ def _fill(dataset: Any, stack: Stack, dtype: np.dtype[Any]) -> float:
         rescale = stack.frames[0][0].rescale
         value = rescale.slope * padding + rescale.intercept
     else:
-        value = _AIR_HU if str(dataset.get("Modality")) == "CT" else 0.0
+        value = _AIR_HU if text(dataset, "Modality") == "CT" else 0.0
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         value = float(min(max(value, info.min), info.max))
@@ -381,10 +387,9 @@ def _metadata(series: DicomSeries) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, element in _FACTS.items():
         value = first.dataset.get(element)
-        if value is not None and str(value) != "":
-            several = not isinstance(value, str) and hasattr(value, "__iter__")
-            text = ", ".join(str(part) for part in value) if several else str(value)
-            known[name] = float(value) if isinstance(value, float) else text
+        told = text(first.dataset, element)
+        if told:
+            known[name] = float(value) if isinstance(value, float) else told
     syntax = getattr(getattr(first.dataset, "file_meta", None), "TransferSyntaxUID", None)
     if syntax is not None:
         known["transfer_syntax"] = str(syntax.name)

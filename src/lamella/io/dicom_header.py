@@ -19,6 +19,16 @@ from typing import Any
 import numpy as np
 
 from lamella.core.errors import InputError, LamellaError, UnreadableFileError
+from lamella.io.dicom_values import (
+    first_item,
+    group_item,
+    grouped_numbers,
+    number,
+    numbers,
+    sortable,
+    text,
+    whole,
+)
 from lamella.io.rescale import Rescale
 
 __all__ = [
@@ -28,9 +38,7 @@ __all__ = [
     "foreign_errors",
     "has_magic",
     "looks_bare",
-    "numbers",
     "read_header",
-    "whole",
 ]
 
 PYDICOM_LOCK = threading.RLock()
@@ -131,7 +139,9 @@ def foreign_errors(path: Path, doing: str) -> Iterator[None]:
         except LamellaError as error:
             if str(path) in error.message:
                 raise
-            raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+            raise type(error)(
+                f"{path}: {error.message}", hint=error.hint, details=error.details
+            ) from error
         except MemoryError:
             raise
         except Exception as error:
@@ -188,12 +198,26 @@ def read_header(path: Path) -> DicomFile:
                 f"{path} has no DICOM elements that name an object or an image",
                 hint="the file is damaged or no DICOM",
             )
+        _convert(dataset)
         return _translate(path, dataset)
 
 
+def _convert(dataset: Any) -> None:
+    """Turn raw elements into values now, and drop the few that cannot be.
+
+    pydicom converts an element when it is first asked for; a damaged description must not make an
+    image unreadable later.
+    """
+    for tag in list(dataset.keys()):
+        try:
+            dataset[tag]
+        except Exception:  # noqa: BLE001 - conversion raises anything; what matters is missed below
+            del dataset[tag]
+
+
 def _translate(path: Path, dataset: Any) -> DicomFile:
-    uid = str(dataset.get("SeriesInstanceUID") or "") or _stand_in(path, dataset)
-    modality = str(dataset.get("Modality") or "")
+    uid = text(dataset, "SeriesInstanceUID") or _stand_in(path, dataset)
+    modality = text(dataset, "Modality")
     rows, columns = whole(dataset, "Rows", 0), whole(dataset, "Columns", 0)
     empty = DicomFile(path, uid, dataset, modality, (rows, columns, 1), np.dtype("u1"), 8, "", ())
     if rows <= 0 or columns <= 0:
@@ -222,8 +246,8 @@ def _translate(path: Path, dataset: Any) -> DicomFile:
 def _stand_in(path: Path, dataset: Any) -> str:
     """What keeps series apart whose UID was removed: folder, modality, number, description."""
     parts = [path.parent.name]
-    parts += [str(dataset.get(n) or "") for n in ("Modality", "SeriesNumber", "SeriesDescription")]
-    return "no-uid/" + "/".join(part.strip() for part in parts)
+    parts += [text(dataset, n) for n in ("Modality", "SeriesNumber", "SeriesDescription")]
+    return "no-uid/" + "/".join(parts)
 
 
 def _stored(path: Path, dataset: Any, photometric: str) -> tuple[np.dtype[Any], int]:
@@ -249,7 +273,7 @@ def _frames(path: Path, dataset: Any) -> tuple[DicomFrame, ...]:
         raise UnreadableFileError(
             f"{path} claims {count} frames", hint="the header is damaged; copy the file again"
         )
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     positions = _plain_positions(dataset, count)
     frames = []
@@ -268,24 +292,26 @@ def _frame(
     positions: list[tuple[float, ...]] | None,
 ) -> DicomFrame:
     position = positions[index] if positions else None
-    position = _grouped(groups, "PlanePositionSequence", "ImagePositionPatient", 3) or position
-    orientation = _grouped(
+    position = (
+        grouped_numbers(groups, "PlanePositionSequence", "ImagePositionPatient", 3) or position
+    )
+    orientation = grouped_numbers(
         groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6
     ) or _orientation(dataset)
-    spacing = _grouped(groups, "PixelMeasuresSequence", "PixelSpacing", 2)
-    content = _group(groups, "FrameContentSequence") or {}
-    segment = _group(groups, "SegmentIdentificationSequence")
-    echo = _group(groups, "MREchoSequence") or dataset
-    diffusion = _group(groups, "MRDiffusionSequence") or dataset
+    spacing = grouped_numbers(groups, "PixelMeasuresSequence", "PixelSpacing", 2)
+    content = group_item(groups, "FrameContentSequence") or {}
+    segment = group_item(groups, "SegmentIdentificationSequence")
+    echo = group_item(groups, "MREchoSequence") or dataset
+    diffusion = group_item(groups, "MRDiffusionSequence") or dataset
     order = (
-        _sortable(dataset, "AcquisitionNumber"),
-        _sortable(dataset, "TemporalPositionIdentifier"),
-        _sortable(content, "TemporalPositionIndex"),
-        _sortable(echo, "EffectiveEchoTime"),
-        _sortable(echo, "EchoTime"),
-        _sortable(diffusion, "DiffusionBValue"),
-        _sortable(dataset, "TriggerTime"),
-        _sortable(dataset, "AcquisitionTime"),
+        sortable(dataset, "AcquisitionNumber"),
+        sortable(dataset, "TemporalPositionIdentifier"),
+        sortable(content, "TemporalPositionIndex"),
+        sortable(echo, "EffectiveEchoTime"),
+        sortable(echo, "EchoTime"),
+        sortable(diffusion, "DiffusionBValue"),
+        sortable(dataset, "TriggerTime"),
+        sortable(dataset, "AcquisitionTime"),
         "\\".join(str(part) for part in dataset.get("ImageType") or ()),
     )
     return DicomFrame(
@@ -308,7 +334,7 @@ def _plain_positions(dataset: Any, count: int) -> list[tuple[float, ...]] | None
     One frame: its own. Dose grids and reconstructed nuclear medicine: steps along the normal.
     Everything else with several frames (ultrasound, angiography, fluoroscopy) is a film.
     """
-    detector = _first(dataset, "DetectorInformationSequence")
+    detector = first_item(dataset, "DetectorInformationSequence")
     first = numbers(dataset, "ImagePositionPatient", 3)
     if first is None and detector is not None:
         first = numbers(detector, "ImagePositionPatient", 3)
@@ -330,7 +356,7 @@ def _offsets(dataset: Any, count: int, first: tuple[float, ...]) -> list[float] 
         # Relative offsets begin with 0; absolute ones with the first plane's own z.
         start = first[2] if math.isclose(grid[0], first[2], abs_tol=1e-6) else grid[0]
         return [value - start for value in grid]
-    step = _number(dataset, "SpacingBetweenSlices")
+    step = number(dataset, "SpacingBetweenSlices")
     kinds = [str(part).upper() for part in dataset.get("ImageType") or ()]
     if step is None or "TOMO" not in " ".join(kinds) or not math.isfinite(step):
         return None
@@ -340,82 +366,19 @@ def _offsets(dataset: Any, count: int, first: tuple[float, ...]) -> list[float] 
 
 def _orientation(dataset: Any) -> tuple[float, ...] | None:
     own = numbers(dataset, "ImageOrientationPatient", 6)
-    detector = _first(dataset, "DetectorInformationSequence")
+    detector = first_item(dataset, "DetectorInformationSequence")
     if own is None and detector is not None:
         own = numbers(detector, "ImageOrientationPatient", 6)
     return own
 
 
 def _rescale(dataset: Any, groups: list[Any]) -> Rescale:
-    holder = _group(groups, "PixelValueTransformationSequence") or dataset
-    slope, intercept = _number(holder, "RescaleSlope"), _number(holder, "RescaleIntercept")
+    holder = group_item(groups, "PixelValueTransformationSequence") or dataset
+    slope, intercept = number(holder, "RescaleSlope"), number(holder, "RescaleIntercept")
     if slope is None:
-        slope = _number(dataset, "DoseGridScaling")
+        slope = number(dataset, "DoseGridScaling")
     if slope is None or not math.isfinite(slope) or slope == 0:
         slope = 1.0
     if intercept is None or not math.isfinite(intercept):
         intercept = 0.0
     return Rescale(slope, intercept)
-
-
-def _first(dataset: Any, name: str) -> Any:
-    sequence = dataset.get(name) if dataset is not None else None
-    return sequence[0] if sequence else None
-
-
-def _group(groups: list[Any], name: str) -> Any:
-    for group in groups:
-        item = _first(group, name)
-        if item is not None:
-            return item
-    return None
-
-
-def _grouped(groups: list[Any], sequence: str, name: str, count: int) -> tuple[float, ...] | None:
-    item = _group(groups, sequence)
-    return None if item is None else numbers(item, name, count)
-
-
-def _number(dataset: Any, name: str) -> float | None:
-    value = dataset.get(name)
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _sortable(dataset: Any, name: str) -> float:
-    value = _number(dataset, name)
-    return -math.inf if value is None or math.isnan(value) else value
-
-
-def numbers(dataset: Any, name: str, count: int) -> tuple[float, ...] | None:
-    """A multi-valued number, or None where it lacks, is incomplete or not finite."""
-    value = dataset.get(name)
-    try:
-        values = tuple(float(part) for part in value) if value is not None else ()
-    except (TypeError, ValueError):
-        return None
-    if len(values) != count or not all(math.isfinite(part) for part in values):
-        return None
-    return values
-
-
-def whole(dataset: Any, name: str, default: int) -> int:
-    """A whole number, or ``default`` where it lacks.
-
-    Raises:
-        UnreadableFileError: when it is something else.
-    """
-    value = dataset.get(name)
-    if value is None or value == "":
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise UnreadableFileError(
-            f"the DICOM element {name} is {str(value)[:40]!r}, expected a whole number",
-            hint="the header is damaged; copy the file again",
-        ) from None

@@ -14,6 +14,7 @@ from lamella.io.dicom_header import (
     looks_bare,
     read_header,
 )
+from lamella.io.dicom_values import text
 from lamella.io.format import ContentEntry
 from lamella.volume import Note
 
@@ -40,12 +41,12 @@ class DicomSeries:
     @property
     def number(self) -> str:
         """Series number, empty where unknown."""
-        return _text(self.files[0].dataset, "SeriesNumber")
+        return text(self.files[0].dataset, "SeriesNumber")
 
     @property
     def description(self) -> str:
         """Series description, empty where unknown."""
-        return _text(self.files[0].dataset, "SeriesDescription")
+        return text(self.files[0].dataset, "SeriesDescription")
 
     @property
     def n_frames(self) -> int:
@@ -172,11 +173,6 @@ def _series_order(series: DicomSeries) -> tuple[Any, ...]:
     return (int(number) if number.lstrip("-").isdigit() else 2**31, number, series.uid)
 
 
-def _text(dataset: Any, name: str) -> str:
-    value = dataset.get(name)
-    return "" if value is None else " ".join(str(value).split())
-
-
 def _walk(folder: Path) -> Iterator[Path]:
     """Files below a folder in the order of their names; hidden ones and links to folders not."""
     for root, folders, names in os.walk(folder):
@@ -222,7 +218,7 @@ def _from_paths(paths: list[Path], notes: list[Note]) -> list[DicomFile]:
         except LamellaError as error:
             broken.append(error)
             continue
-        identity = (file.series_uid, _text(file.dataset, "SOPInstanceUID"))
+        identity = (file.series_uid, text(file.dataset, "SOPInstanceUID"))
         if identity[1] and identity in seen:
             doubled += 1
             continue
