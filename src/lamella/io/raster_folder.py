@@ -24,6 +24,7 @@ from lamella.volume import FunctionArray, LazyArray, Note
 __all__ = ["SLICE_SUFFIXES", "SliceStack", "natural_key", "open_slices", "slice_paths"]
 
 SLICE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_SIDECARS = (".json", ".txt", ".xml", ".csv", ".tsv", ".md", ".db")
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -88,8 +89,23 @@ def open_slices(folder: Path) -> SliceStack:
     first = slices[0]
     reader = _SliceReader(tuple(one.read for one in slices))
     data = FunctionArray((len(slices), *first.shape), first.dtype, reader.read)
-    notes = (*first.notes, *_gap_notes(paths))
+    notes = (*first.notes, *_gap_notes(paths), *_leftover_notes(folder, paths))
     return SliceStack(data, first.calibration, notes)
+
+
+def _leftover_notes(folder: Path, paths: list[Path]) -> tuple[Note, ...]:
+    """A note when the folder holds other files: perhaps the slices are not what was meant."""
+    others = sum(
+        1
+        for path in folder.iterdir()
+        if path.suffix.lower() not in (*SLICE_SUFFIXES, *_SIDECARS)
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
+    if not others:
+        return ()
+    message = f"{others} other files in the folder are left out; only its {len(paths)} slices count"
+    return (Note("files_skipped", message),)
 
 
 @dataclass(frozen=True, slots=True)
