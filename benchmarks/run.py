@@ -1,0 +1,36 @@
+"""Run every benchmark: `make bench`, about half an hour on two cores.
+
+Each script measures Lamella and its peers in the same run, prints a table and writes
+``benchmarks/results/<name>.json``. These machines are noisy: read ratios, not seconds.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COMMANDS = (
+    ("bench_start.py",),
+    ("bench_measurement.py",),
+    ("bench_inference.py", "time", "--size", "192", "--network", "small"),
+    ("bench_inference.py", "time", "--size", "128", "--network", "large"),
+    ("bench_inference.py", "memory"),
+)
+
+
+def main():
+    failed = []
+    for command in COMMANDS:
+        print(f"\n== {' '.join(command)}", flush=True)
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, HERE / command[0], *command[1:]], check=False)
+        print(f"   {time.monotonic() - began:.0f} s", flush=True)
+        if done.returncode:
+            failed.append(" ".join(command))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
