@@ -47,13 +47,8 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[None]:
+def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run every test in an empty folder that must stay empty: no test litters where it runs."""
-    if "no_own_folder" in request.keywords:
-        yield
-        return
     folder = tmp_path_factory.mktemp("cwd")
     before = Path.cwd()
     os.chdir(folder)

@@ -298,6 +298,41 @@ def test_lost_pages_are_an_error_not_a_shorter_volume(tmp_path):
             open_volume(path).load()
 
 
+def test_tifffiles_stacks_in_one_page(tmp_path):
+    data = noise(5, 30, 40)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, data, truncate=True, photometric="minisblack", metadata={"axes": "ZYX"})
+    assert_array_equal(open_volume(path).load(), data)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UnreadableFileError, match="truncated"):
+        open_volume(path)
+
+
+def test_imagej_stacks_in_one_page(tmp_path):
+    """ImageJ's files above 4 GB: one page, the images one after the other behind it."""
+    data = noise(5, 2, 30, 40)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, data, imagej=True, truncate=True, metadata={"axes": "ZCYX"})
+    volume = open_volume(path)
+    assert str(volume.axes) == "czyx"
+    assert_array_equal(volume.load(), data.transpose(1, 0, 2, 3))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UnreadableFileError, match="promises"):
+        open_volume(path)
+
+
+def test_missing_images_are_noted(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, noise(3, 20, 30), photometric="minisblack", metadata={"axes": "ZYX"})
+    content = path.read_bytes()
+    # As in a set of files of which only this one was copied.
+    path.write_bytes(content.replace(b'SizeZ="3"', b'SizeZ="4"'))
+    volume = open_volume(path)
+    assert volume.shape == (4, 20, 30)
+    assert "missing_images" in codes(volume)
+    assert not volume.data[3].any()
+
+
 def test_big_tiff(tmp_path):
     path = tmp_path / "a.btf"
     data = noise(3, 20, 30)

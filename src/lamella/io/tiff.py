@@ -7,6 +7,7 @@ Examples:
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ class _Description:
 def _open_series(tiff: Any, path: Path, options: OpenOptions) -> Volume:
     at, notes = _choose_series(tiff, path, options)
     series = tiff.series[at]
+    _check_complete(tiff, series, path)
     ome = _ome_image(tiff, at)
     record = parse_record(ome.annotations.get(RECORD_KEY, "")) if ome else None
     stored = kept_axes(series)
@@ -121,7 +123,7 @@ def _open_series(tiff: Any, path: Path, options: OpenOptions) -> Volume:
     chosen = ([finest, *coarser])[options.level]
     return replace(
         chosen,
-        notes=(*notes, *plan.notes, *chosen.notes, *_photometric_notes(series)),
+        notes=(*notes, *plan.notes, *chosen.notes, *_page_notes(series)),
         levels=tuple(coarser[options.level :]),
         metadata=_metadata(tiff, series),
         path=path,
@@ -208,13 +210,41 @@ def _coarser(finest: Volume, level: Volume) -> Volume:
     )
 
 
-def _photometric_notes(series: Any) -> tuple[Note, ...]:
+def _check_complete(tiff: Any, series: Any, path: Path) -> None:
+    """Compare with the number of images that ImageJ's or tifffile's description promises.
+
+    Where the voxels do not suffice tifffile falls back to the first image, in silence.
+    """
+    import tifffile
+
+    there = math.prod(series.get_shape(squeeze=False))
+    promised = 0
+    if tiff.is_imagej:
+        images = int((tiff.imagej_metadata or {}).get("images", 1))
+        promised = images * math.prod(series.keyframe.shape)
+    elif len(tiff.series) == 1 and (text := series.keyframe.shaped_description):
+        shape = tifffile.tifffile.shaped_description_metadata(text).get("shape", ())
+        promised = math.prod(shape)
+    if promised > there:
+        raise UnreadableFileError(
+            f"{path.name} is truncated: its description promises {promised} values, the file holds"
+            f" {there}",
+            hint="copy or download the file again",
+        )
+
+
+def _page_notes(series: Any) -> tuple[Note, ...]:
+    notes: list[Note] = []
     photometric = int(series.keyframe.photometric)
     if photometric == 0:
-        return (Note("min_is_white", "the file says that 0 is white; values are as stored"),)
+        notes.append(Note("min_is_white", "the file says that 0 is white; values are as stored"))
     if photometric == 3:
-        return (Note("palette", "a color palette is ignored; values are as stored"),)
-    return ()
+        notes.append(Note("palette", "a color palette is ignored; values are as stored"))
+    missing = sum(page is None for page in series) if len(series) > 1 else 0
+    if missing:
+        message = f"{missing} of {len(series)} images are missing in the file; they are read as 0"
+        notes.append(Note("missing_images", message))
+    return tuple(notes)
 
 
 def _metadata(tiff: Any, series: Any) -> dict[str, Any]:

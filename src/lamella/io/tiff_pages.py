@@ -194,6 +194,8 @@ class _PageReader:
         return segment
 
     def _decode(self, page: _Page, number: int) -> NDArray[Any] | None:
+        if not page.offsets:
+            return None  # OME-TIFF may name images that no file holds
         if number >= len(page.offsets) or number >= len(page.counts):
             raise UnreadableFileError(
                 f"{page.path.name} is damaged: a page lacks strip or tile {number}",

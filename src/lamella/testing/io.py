@@ -11,6 +11,7 @@ Examples:
             directions = "rotations"
 """
 
+import errno
 import os
 import threading
 import tracemalloc
@@ -38,7 +39,7 @@ from lamella.core.errors import (
 from lamella.core.progress import CancelToken, Progress
 from lamella.io.format import OpenOptions, SaveOptions, descriptors, open_volume, save_volume
 from lamella.testing.strategies import Directions, boxes_of, filled_array, volumes
-from lamella.volume import Affine, Axes, Frame, FunctionArray, Labels, Unit, Volume
+from lamella.volume import Affine, Axes, Frame, FunctionArray, LabelClass, Labels, Unit, Volume
 
 __all__ = ["FormatContract", "ReaderContract"]
 
@@ -334,9 +335,15 @@ class FormatContract(ReaderContract):
             pytest.skip("the format holds no integers")
         small = self._small(dtype)
         shared = {name: getattr(small, name) for name in Volume.__dataclass_fields__}
-        labels = Labels(**shared)
+        classes = (LabelClass(1, "mitochondrion", (255, 0, 0)), LabelClass(2, "Zürich µ"))
+        labels = Labels(**shared, classes=classes, is_instance=True)
         path = self.save(labels, tmp_path / f"labels{self.suffix}")
-        assert_array_equal(open_volume(path).load(), small.load())
+        again = open_volume(path)
+        assert_array_equal(again.load(), small.load())
+        if self.keeps_label_classes:
+            assert isinstance(again, Labels)
+            assert again.classes == classes
+            assert again.is_instance
 
     def test_ids_that_do_not_fit(self, tmp_path: Path) -> None:
         if not self.narrowing:
@@ -368,6 +375,16 @@ class FormatContract(ReaderContract):
         small = self._small()
         broken = replace(small, data=FunctionArray(small.shape, small.dtype, fail))
         with pytest.raises(UnreadableFileError, match="the source is damaged"):
+            self.save(broken, tmp_path / f"out{self.suffix}")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_left_when_the_disk_is_full(self, tmp_path: Path) -> None:
+        def fail(slices: tuple[slice, ...]) -> NDArray[Any]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        small = self._small()
+        broken = replace(small, data=FunctionArray(small.shape, small.dtype, fail))
+        with pytest.raises(StorageError, match="the disk is full"):
             self.save(broken, tmp_path / f"out{self.suffix}")
         assert list(tmp_path.iterdir()) == []
 
