@@ -154,6 +154,29 @@ def test_every_file_of_pydicom_and_nibabel(capsys: pytest.CaptureFixture[str]) -
     assert by_name["anatomical.nii"]["orientation"] == "LAS"
 
 
+def test_every_folder(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders of slices, DICOM, zarr in all its parts, and folders of nothing in particular."""
+    names = ("cryoet", "odd_formats", "medical", "em", "fluorescence")
+    chunked = (".ocdbt", ".icechunk")
+    folders = [
+        p
+        for name in names
+        for p in sorted((data_dir / name).rglob("*"))
+        if p.is_dir() and not any(part.isdigit() or part.endswith(chunked) for part in p.parts)
+    ]
+    code, described = info(capsys, "--no-stats", *folders)
+    assert code == 2
+    for item in described:
+        if "problem" in item:
+            assert item["problem"]["code"] != "internal_error", item
+            assert item["problem"]["hint"], item
+    by_path = {Path(item["path"]).relative_to(data_dir).as_posix(): item for item in described}
+    assert by_path["em/drosophila_vnc/stack1/raw"]["shape"] == [20, 1024, 1024]
+    assert by_path["em/cellmap_mini/jrc_vnc-a/jrc_vnc-a.zarr"]["shape"] == [20, 1024, 1024]
+    crop = by_path["em/cellmap_mini/jrc_vnc-a/jrc_vnc-a.zarr/recon-1/labels/groundtruth/crop101"]
+    assert [entry["id"] for entry in crop["contents"]] == ["mito", "pm"]
+
+
 def test_folders_of_the_zarr_zoo(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     zoo = data_dir / "odd_formats" / "neuroglancer_testdata" / "datasource"
     code, described = info(capsys, zoo / "zarr" / "zarr_v2" / "from_zarr-python" / "data.zarr")
