@@ -196,7 +196,26 @@ def bench_time(size, kind, repeats, peers):
             if found is not None:
                 labels[name] = found
             print(f"{name} {seconds[name][-1]:.2f} s", flush=True)
-    return summarise(size, kind, n_tiles, seconds, labels)
+    result = summarise(size, kind, n_tiles, seconds, labels)
+    result["driver_cpu_seconds"] = driver_seconds(data)
+    return result
+
+
+def driver_seconds(data):
+    """CPU seconds of everything but the network: the same loop with logits that cost nothing."""
+
+    class Free(Pointwise):
+        logits = np.random.default_rng(0).standard_normal((1, N_CLASSES, *TILE), np.float32)
+
+        def __call__(self, batch):
+            return self.logits
+
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        run_lamella(data, Free(N_CLASSES))
+        taken.append(time.process_time() - began)
+    return round(statistics.median(taken), 3)
 
 
 def summarise(size, kind, n_tiles, seconds, labels):

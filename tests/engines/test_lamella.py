@@ -178,6 +178,29 @@ t.segment(volume, model, t.Path({str(tmp_path / "killed")!r}), resume=True)
     assert not [e for e in sink.events if isinstance(e, PreviewEvent) and not e.is_final]
 
 
+def test_a_run_on_the_cpu_imports_nothing_heavy(model, tmp_path):
+    np.save(tmp_path / "image.npy", balls())
+    script = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from lamella.engines.engine import EngineJob
+from lamella.engines.registry import load_engine
+from lamella.core.progress import SilentSink
+from lamella.models.folder import ModelFolder
+from lamella.volume import Volume
+from lamella.wire.request import InputDoc, SegmentRequest
+volume = Volume.from_array(np.load({str(tmp_path / "image.npy")!r}))
+request = SegmentRequest(input=InputDoc(path="image"), model="bright")
+model = ModelFolder.open({str(model.path)!r})
+job = EngineJob(volume, request, model, Path({str(tmp_path)!r}))
+load_engine("lamella").segment(job, SilentSink())
+print(sorted({{"torch", "monai", "scipy", "pandas", "skimage"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_changed_request_starts_anew_and_says_why(model, tmp_path):
     volume = Volume.from_array(balls((64, 32, 32)))
     with pytest.raises(Exception, match="cancelled by the test"):
