@@ -192,6 +192,14 @@ def test_zero_scale_is_not_calibrated(tmp_path: Path) -> None:
     assert "spacing_invalid" in codes(volume)
 
 
+def test_time_step_is_told(tmp_path: Path) -> None:
+    axes = [axis("t") | {"unit": "second"}, axis("y"), axis("x")]
+    volume = open_volume(make(tmp_path / "i.zarr", noise((2, 3, 4)), axes, [scale(2.5, 1, 1)]))
+    (note,) = volume.notes
+    assert note.code == "time_step_ignored"
+    assert "2.5 second" in note.message
+
+
 def test_old_versions(tmp_path: Path) -> None:
     data = noise((1, 2, 3, 4, 5))
     first = open_volume(make(tmp_path / "1.zarr", data, None, version="0.1"))

@@ -168,6 +168,7 @@ def _read_image(tree: Tree, node: Node, options: OpenOptions) -> Volume:
     multiscale = parse_multiscale(listed[0], str(node.ome.get("version") or ""), first.ndim)
     layout = _layout(multiscale, options, first.shape)
     levels, notes = _levels(tree, node, multiscale, layout)
+    notes = (*_time_notes(multiscale, layout), *notes)
     if len(listed) > 1:
         text = f"the group has {len(listed)} multiscales; the first is read"
         notes = (*notes, Note("multiscales_ignored", text))
@@ -232,6 +233,21 @@ def _levels(
     if [id(level) for level in ordered] != [id(level) for level in found]:
         notes.append(Note("levels_reordered", "the levels are not listed from fine to coarse"))
     return ordered, tuple(notes)
+
+
+def _time_notes(multiscale: Multiscale, layout: Layout) -> tuple[Note, ...]:
+    """Lamella's volumes have no time step: say so where the file has one."""
+    matrix = multiscale.matrices[0]
+    if "t" not in layout.axes or matrix is None:
+        return ()
+    axis = layout.keep[layout.axes.index("t")]
+    step = float(matrix[axis, axis])
+    if step == 1.0 and not multiscale.axes[axis].get("unit"):
+        return ()
+    word = str(multiscale.axes[axis].get("unit") or "")
+    return (
+        Note("time_step_ignored", f"the time step of {step:g} {word}".rstrip() + " is not kept"),
+    )
 
 
 def _stem(tree: Tree, node: Node) -> str:
