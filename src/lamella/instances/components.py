@@ -23,7 +23,7 @@ Examples:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,11 +195,14 @@ def _label_slab(slab: NDArray[Any], hops: int) -> tuple[NDArray[Any], int, NDArr
     slab = np.ascontiguousarray(slab)
     if slab.size == 0:
         return np.zeros(slab.shape, np.uint32), 0, np.zeros(1, slab.dtype)
-    connectivity = {1: 6, 2: 18, 3: 26} if slab.ndim == 3 else {1: 4, 2: 8, 3: 8}
+    # A typed table: cc3d takes these numbers and no others.
+    known: dict[int, Literal[4, 6, 8, 18, 26]] = (
+        {1: 6, 2: 18, 3: 26} if slab.ndim == 3 else {1: 4, 2: 8, 3: 8}
+    )
     # A plane on its own has in-plane neighbours only: cc3d treats it as such.
     pieces, count = cc3d.connected_components(
         slab.view(np.uint8) if slab.dtype == np.bool_ else slab,
-        connectivity=connectivity[hops],
+        connectivity=known[hops],
         return_N=True,
     )
     classes = np.zeros(count + 1, slab.dtype)

@@ -182,7 +182,7 @@ class _Accumulator:
         sink: ProgressSink,
     ) -> None:
         """Read everything once."""
-        plane = self._shape[-2:]
+        plane = (self._shape[-2], self._shape[-1])
         extents = list(self._extents())
         depth = max((stop - start for start, stop in extents), default=0)
         n_threads = max(1, self._options.n_threads)
@@ -293,7 +293,7 @@ class _Accumulator:
             classes=self.of_class[: self.n][order],
             class_names=dict(options.class_names),
             voxels=voxels,
-            volume=voxels * spacing.voxel_volume,
+            volume=voxels.astype(np.float64) * spacing.voxel_volume,
             surface=surface,
             centroid=affine.apply(centroid) if self.n else np.zeros((0, ndim)),
             centroid_voxel=centroid,
