@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does it, but an unknown name names its neighbours."""
         if args and args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3, cutoff=0.5)
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2, cutoff=0.65)
             advice = f"did you mean {' or '.join(near)}?" if near else "see lamella --help"
             raise click.UsageError(f"there is no command {args[0]!r}; {advice}", ctx=ctx)
         return super().resolve_command(ctx, args)

@@ -105,19 +105,16 @@ class _View:
         corner = np.floor(at[order] - width / 2).astype(np.int64)
         colors = colors[order]
         rows, columns = self._canvas.shape[:2]
+        # From far to near: where points share a pixel, the last assignment is the nearest.
+        number = np.arange(len(corner), dtype=np.int32)
+        owner = np.full(rows * columns, -1, np.int32)
         for step in range(width * width):
-            row = corner[:, 0] + step // width
-            column = corner[:, 1] + step % width
-            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            owner = np.full(rows * columns, -1, np.int64)
-            owner[row[inside] * columns + column[inside]] = np.flatnonzero(inside)
-            self._keep_nearest(owner, step)
-        won = self._owner >= 0
-        self._canvas.reshape(-1, 3)[won] = colors[self._owner[won]]
-
-    def _keep_nearest(self, owner: NDArray[np.int64], step: int) -> None:
-        # Points are sorted from far to near: the larger number lies in front.
-        self._owner = owner if step == 0 else np.maximum(self._owner, owner)
+            row = np.clip(corner[:, 0] + step // width, 0, rows - 1)
+            column = np.clip(corner[:, 1] + step % width, 0, columns - 1)
+            pixel = row * columns + column
+            owner[pixel] = np.maximum(owner[pixel], number)
+        won = owner >= 0
+        self._canvas.reshape(-1, 3)[won] = colors[owner[won]]
 
     def _line(self, start: NDArray[Any], stop: NDArray[Any], strength: float) -> None:
         n = 2 * int(np.ceil(np.abs(stop - start).max())) + 1
@@ -137,7 +134,8 @@ def _coarse_copy(labels: Labels) -> NDArray[Any]:
     """
     spacing = labels.spacing.values
     extent = [n * s for n, s in zip(labels.spatial_shape, spacing, strict=True)]
-    step = max(min(spacing), (math.prod(extent) / _VOXELS) ** (1 / 3))
+    # Small volumes are drawn finer than they are: splats stay small.
+    step = max(min(spacing) / 4, (math.prod(extent) / _VOXELS) ** (1 / 3))
     shape = tuple(max(1, round(e / step)) for e in extent)
     coarse = np.zeros(shape, labels.dtype)
     y = _AxisMap(labels.spatial_shape[1], shape[1])

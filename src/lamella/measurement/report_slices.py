@@ -178,7 +178,10 @@ def encode_png(picture: Rgb) -> bytes:
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    if picture.ndim == 3 and np.ptp(picture[..., :3], axis=2).max(initial=0) == 0:
+        # Grey: a third of the bytes.
+        picture = picture[..., [0, 3]] if picture.shape[2] == 4 else picture[..., 0]
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=4)
     return stream.getvalue()
 
 
