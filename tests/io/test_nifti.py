@@ -244,6 +244,16 @@ def test_scaled_lazily(tmp_path: Path) -> None:
     assert_array_equal(volume.data[1:2, 2:4], volume.load()[1:2, 2:4])
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+def test_what_is_read_may_be_changed(tmp_path: Path, suffix: str) -> None:
+    data = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = save_volume(Volume.from_array(data.copy()), tmp_path / f"a{suffix}")
+    volume = open_volume(path)
+    values = volume.load()
+    values[:] = 0
+    assert_array_equal(volume.load(), data)
+
+
 def test_whole_scale_keeps_integers(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.arange(120, dtype=np.uint16).reshape(4, 5, 6), np.eye(4))
     path = tmp_path / "hu.nii"

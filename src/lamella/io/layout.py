@@ -103,7 +103,10 @@ def lazy_array(
     """
 
     def read(slices: tuple[slice, ...]) -> NDArray[Any]:
-        return convert(layout.arrange(source())[slices], dtype)
+        region = layout.arrange(source())[slices]
+        values = convert(region, dtype)
+        # Whoever reads may write into what he got; the file and what was unpacked stay as they are.
+        return values.copy() if np.may_share_memory(values, region) else values
 
     return FunctionArray(layout.shape, dtype, read)
 
