@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Contract suites live in the package: their asserts are explained as those in tests are.
-pytest.register_assert_rewrite("lamella.testing.io", "lamella.testing.engine")
+pytest.register_assert_rewrite(
+    "lamella.testing.io", "lamella.testing.io_reader", "lamella.testing.engine"
+)
 
 _SLOW_OK = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=25, deadline=None, suppress_health_check=_SLOW_OK)
