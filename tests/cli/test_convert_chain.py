@@ -160,6 +160,22 @@ def test_labels_get_their_metadata(tmp_path: Path) -> None:
     assert judged.attributes.ome.image_label.colors[0].label_value == 1
 
 
+def test_labels_stored_as_floats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    source = save_volume(Volume.from_array(whole), tmp_path / "whole.npy")
+    assert convert(source, tmp_path / "no.ome.zarr", "--labels") == 2
+    assert "--dtype" in capsys.readouterr().err
+    assert convert(source, tmp_path / "l.ome.zarr", "--labels", "--dtype", "uint16") == 0
+    labels = open_volume(tmp_path / "l.ome.zarr")
+    assert isinstance(labels, Labels)
+    assert labels.dtype == np.uint16
+    assert_array_equal(labels.load(), whole)
+    half = save_volume(Volume.from_array(whole / 2), tmp_path / "half.npy")
+    assert convert(half, tmp_path / "h.ome.zarr", "--labels", "--dtype", "uint16") == 2
+    assert "0.5" in capsys.readouterr().err
+    assert not (tmp_path / "h.ome.zarr").exists()
+
+
 def test_classes_survive_the_chain(tmp_path: Path) -> None:
     data = (np.arange(4 * 5 * 6) % 3).astype(np.uint8).reshape(4, 5, 6)
     like = Volume.from_array(data, spacing=(2, 1, 1), unit="um")

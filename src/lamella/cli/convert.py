@@ -36,7 +36,7 @@ def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
     from lamella.io.format import SaveOptions, save_volume
 
     console = console_of(words)
-    volume = _open(source, open_options(words), as_labels=as_labels)
+    volume = _open(source, open_options(words), as_labels=as_labels, dtype=words["dtype"])
     for note in volume.notes:
         if note.code == "spacing_given":
             continue
@@ -54,10 +54,37 @@ def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
     _answer(console, written, _as_written(written, volume))
 
 
-def _open(source: Path, options: "OpenOptions", *, as_labels: bool) -> "Volume":
+def _open(source: Path, options: "OpenOptions", *, as_labels: bool, dtype: str | None) -> "Volume":
     from lamella.io.format import open_labels, open_volume
 
-    return open_labels(source, options) if as_labels else open_volume(source, options)
+    if not as_labels:
+        return open_volume(source, options)
+    if dtype is None:
+        return open_labels(source, options)
+    return _labels_of(open_volume(source, options), dtype)
+
+
+def _labels_of(volume: "Volume", dtype: str) -> "Volume":
+    """Labels of the type asked for: many programs store them as floats (NIfTI above all)."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from lamella.io.narrow import checked, parse_dtype
+    from lamella.volume import FunctionArray, Labels
+    from lamella.volume import Volume as VolumeClass
+
+    for axis in ("t", "c"):
+        if axis in volume.axes and volume.shape[volume.axes.index(axis)] == 1:
+            volume = volume.select(axis, 0)
+    kind, source = parse_dtype(dtype), volume.data
+    data = FunctionArray(
+        volume.shape, kind, lambda slices: checked(np.asarray(source[slices]), kind)
+    )
+    if isinstance(volume, Labels):
+        return replace(volume, data=data, levels=())
+    shared = {name: getattr(volume, name) for name in VolumeClass.__dataclass_fields__}
+    return Labels(**{**shared, "data": data, "levels": ()})
 
 
 def _as_written(path: Path, volume: "Volume") -> "Volume":
