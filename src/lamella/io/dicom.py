@@ -200,7 +200,7 @@ def _unplaced(
     options: OpenOptions,
 ) -> _Built:
     """Frames without positions: an image, or a film."""
-    if len(images) > 1:
+    if len(images) != 1:
         raise GeometryError(
             f"{path} holds {len(images)} images without positions in space; they make no volume",
             hint="open one file at a time",

@@ -85,7 +85,7 @@ def stack_frames(
             hold several slices nobody can tell apart.
     """
     plane = _common_plane(frames)
-    heights = np.array([np.dot(frame.position, plane.normal) for frame in frames])
+    heights = np.array([frame.position for frame in frames], dtype=np.float64) @ plane.normal
     order = np.argsort(heights, kind="stable")
     groups = _by_height([frames[i] for i in order], heights[order])
     ordered, extra, notes = _told_apart(groups)

@@ -168,9 +168,9 @@ def looks_bare(head: bytes) -> bool:
     if len(head) < 16:
         return False
     for order in ("little", "big"):
-        group = int.from_bytes(head[:2], order)  # type: ignore[arg-type]
-        element = int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
-        length = int.from_bytes(head[4:8], order)  # type: ignore[arg-type]
+        group = int.from_bytes(head[:2], order)
+        element = int.from_bytes(head[2:4], order)
+        length = int.from_bytes(head[4:8], order)
         is_first = (group == 2 and element <= 0x16) or (group == 8 and element <= 0x18)
         if not is_first:
             continue

@@ -135,7 +135,8 @@ def _bounds(stored: np.dtype[Any], bits: int) -> tuple[int, int]:
 def _stored_frame(file: DicomFile, index: int) -> NDArray[Any]:
     """The stored numbers of one frame, colours as RGB."""
     import pydicom
-    from pydicom.pixels import apply_color_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
 
     meta = getattr(file.dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None

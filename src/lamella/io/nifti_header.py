@@ -78,7 +78,7 @@ class NiftiHeader:
 def header_kind(head: bytes) -> str | None:
     """Which header the first bytes are: NIfTI-1, NIfTI-2, Analyze 7.5, or none."""
     for order in ("little", "big"):
-        size = int.from_bytes(head[:4], order)  # type: ignore[arg-type]
+        size = int.from_bytes(head[:4], order)
         if size == 540 and head[4:7] in (b"n+2", b"ni2"):
             return "NIfTI-2"
         if size == 348 and len(head) >= 348:

@@ -180,7 +180,7 @@ def _opener(
     parts: list[_Part], encoding: str, header: NrrdFields, stored: np.dtype[Any], n_bytes: int
 ) -> Callable[[], IO[bytes]]:
     """Opens the stream of all stored bytes, ``n_bytes`` of each part."""
-    packing: Packing | None = encoding if encoding in ("gzip", "bzip2") else None  # type: ignore[assignment]
+    packing: Packing | None = encoding if encoding in ("gzip", "bzip2") else None
     starts = [_after_lines(part, header) for part in parts]
     is_text = encoding in ("ascii", "hex")
     for part, start in zip(parts, starts, strict=True):

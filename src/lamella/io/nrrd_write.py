@@ -7,7 +7,7 @@ their digits.
 
 import gzip
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,7 +97,7 @@ def _header(volume: Volume, type_name: str, *, is_packed: bool) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _vector(values: Sequence[float]) -> str:
+def _vector(values: Iterable[float]) -> str:
     return "(" + ",".join(repr(float(value)) for value in values) + ")"
 
 

@@ -114,7 +114,7 @@ class UnpackedBytes:
                 return np.frombuffer(whole, np.uint8)[len(whole) - self._size :]
             _pass_over(stream, self._skip)
             target = _allocate(self._size)
-            view = memoryview(target)
+            view = target.data
             at = 0
             while at < self._size:
                 part = stream.read(min(_CHUNK, self._size - at))
