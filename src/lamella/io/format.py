@@ -257,7 +257,6 @@ _DESCRIPTORS: tuple[FormatDescriptor, ...] = (
         True,
         True,
         "lamella.io.mrc",
-        ("mrcfile",),
     ),
     FormatDescriptor(
         "tiff",
