@@ -140,7 +140,8 @@ def _found(manifest: "RunManifest") -> str:
     if labels is None:
         return "?"
     share = 100 * labels.n_foreground_voxels / max(1, math.prod(labels.shape))
-    return f"{labels.n_objects:,} ({share:.3g} % of the volume)"
+    what = "image" if len(labels.shape) == 2 else "volume"
+    return f"{labels.n_objects:,} ({share:.3g} % of the {what})"
 
 
 def _name(manifest: "RunManifest") -> str:

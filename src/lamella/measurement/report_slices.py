@@ -43,6 +43,8 @@ _PLANE_PX = 1400
 _FILL_ALPHA = 0.38
 _LINE_ALPHA = 0.95
 _GAP_PX = 6
+_NEARLY = 0.85
+"""Share of the largest score from which a plane nearer the middle is preferred."""
 _POSITION_VOXELS = 2**26
 """Labels larger than this are searched on a coarse level."""
 
@@ -110,10 +112,12 @@ def best_position(labels: Labels) -> tuple[int, ...]:
         if not profiles:
             position.append(length // 2)
             continue
-        # Smoothed over three planes, so that one stray plane does not win; ties go to the middle.
+        # Smoothed over three planes, so that one stray plane does not win; among planes that show
+        # nearly as much, the one nearest the middle is the most typical.
         smooth = np.convolve(np.pad(score, 1, mode="edge"), np.ones(3) / 3, "valid")
         distance = np.abs(np.arange(len(smooth)) - (len(smooth) - 1) / 2)
-        best = np.lexsort((distance, -np.round(smooth, 9)))[0]
+        distance[smooth < _NEARLY * smooth.max()] = np.inf
+        best = int(np.argmin(distance))
         position.append(min(length - 1, int((best + 0.5) * length / shape[axis])))
     return tuple(position)
 
@@ -453,7 +457,7 @@ def _draw_scale_bar(picture: Rgb, px_per_unit: float, spacing: Spacing) -> None:
         return
     length = nice_length(0.3 * columns / px_per_unit)
     width = max(2, round(length * px_per_unit))
-    unit = "µm" if spacing.unit == "um" else spacing.unit
+    unit = spacing.unit
     text = f"{length:g} {unit}" + ("s" if unit == "voxel" and length != 1 else "")
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -464,6 +468,11 @@ def _draw_scale_bar(picture: Rgb, px_per_unit: float, spacing: Spacing) -> None:
     draw.rounded_rectangle((left - 5, bottom - 25, right + 5, bottom + 5), 4, (0, 0, 0, 130))
     draw.rectangle((left, bottom - 3, left + width - 1, bottom), fill=(255, 255, 255, 255))
     draw.text((left, bottom - 22), text, font=font, fill=(255, 255, 255, 255))
+    if unit == "um":
+        # Pillow's own font has no micro sign: a u with a tail is one.
+        stem = left + draw.textlength(f"{length:g} ", font=font) + font.getbbox("u")[0]
+        foot = bottom - 22 + font.getbbox("u")[3]
+        draw.line((stem + 0.5, foot - 2, stem + 0.5, foot + 2), fill=(255, 255, 255, 255))
     picture[...] = np.asarray(canvas)
 
 

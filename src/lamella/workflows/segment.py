@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["RunOptions", "segment"]
 
 T = TypeVar("T")
+# What the user did on purpose is worth a line, not a warning.
+_NO_WARNINGS = ("spacing_given",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +239,12 @@ class _Session:
                 raise
 
     def _work(self) -> Run:
-        for note in self.prepared.volume.notes:
-            self.recorder.warn(note.code, note.message)
         self._announce()
+        for note in self.prepared.volume.notes:
+            if note.code in _NO_WARNINGS:
+                self.recorder.emit(LogEvent(message=note.message))
+            else:
+                self.recorder.warn(note.code, note.message)
         record = self._timed("engine", self._engine)
         objects = self._timed("objects", lambda: self._objects(record))
         table = self._timed("measure", lambda: self._measure(objects))
