@@ -117,7 +117,8 @@ def best_position(labels: Labels) -> tuple[int, ...]:
         smooth = np.convolve(np.pad(score, 1, mode="edge"), np.ones(3) / 3, "valid")
         distance = np.abs(np.arange(len(smooth)) - (len(smooth) - 1) / 2)
         distance[smooth < _NEARLY * smooth.max()] = np.inf
-        best = int(np.argmin(distance))
+        near = int(np.argmin(distance))
+        best = max(range(max(0, near - 1), min(len(score), near + 2)), key=lambda at: score[at])
         position.append(min(length - 1, int((best + 0.5) * length / shape[axis])))
     return tuple(position)
 
