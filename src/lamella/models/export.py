@@ -182,17 +182,25 @@ def _check_shape(card: ModelCard) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _is_foldable(first: nn.Module, second: nn.Module) -> bool:
+_Convolution = nn.Conv2d | nn.Conv3d
+_BatchNorm = nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def _is_foldable(convolution: nn.Module, norm: nn.Module) -> bool:
     return (
-        isinstance(first, (nn.Conv2d, nn.Conv3d))
-        and first.bias is None
-        and isinstance(second, (nn.BatchNorm2d, nn.BatchNorm3d))
-        and second.running_var is not None
-        and second.affine
+        isinstance(convolution, _Convolution)
+        and convolution.bias is None
+        and isinstance(norm, _BatchNorm)
+        and norm.running_var is not None
+        and norm.affine
     )
 
 
 def _fold(convolution: nn.Module, norm: nn.Module) -> None:
+    assert isinstance(convolution, _Convolution)
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     convolution.weight.mul_(scale.reshape(-1, *[1] * (convolution.weight.ndim - 1)))
     norm.bias.sub_(norm.running_mean * scale)

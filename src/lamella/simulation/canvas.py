@@ -22,7 +22,7 @@ MEMBRANE, PARTICLE, MICROTUBULE = 1, 2, 3
 
 _BEAD_SIGMA_NM = 1.2
 _BEAD_RADIUS_NM = 3.2
-_HEAD_DISTANCE_NM = 2.0
+_HEAD_DISTANCE_NM = np.float32(2.0)
 _HEAD_SIGMA_NM = 0.8
 _CORE_SIGMA_NM = 1.2
 _CORE_DENSITY = 0.15
@@ -175,7 +175,8 @@ def surface_distance(implicit: NDArray[np.float32], spacing_nm: float) -> NDArra
     squared = np.zeros_like(implicit)
     for axis in range(3):
         squared += np.gradient(implicit, np.float32(spacing_nm), axis=axis) ** 2
-    return implicit / np.sqrt(np.maximum(squared, 1e-12))
+    distance = implicit / np.sqrt(np.maximum(squared, np.float32(1e-12)))
+    return distance.astype(np.float32, copy=False)
 
 
 def _peak(offset: NDArray[np.float32], sigma: float, blur: float) -> NDArray[np.float32]:

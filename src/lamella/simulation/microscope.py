@@ -7,7 +7,7 @@ transfer function depends on the length of k alone; what no tilt has seen is mis
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import fft
@@ -72,13 +72,14 @@ def form_image(
             protein dark.
         **optics: arguments of :func:`contrast_transfer`.
     """
-    spectrum = fft.rfftn(density, workers=-1)
+    spectrum: Any = fft.rfftn(density, workers=-1)
     for index, (squared, seen) in enumerate(_planes(density.shape, spacing_nm, tilt_range)):
         transfer = contrast_transfer(np.sqrt(squared), **optics)
         if is_phase_flipped:
             transfer = -np.abs(transfer)
         spectrum[index] *= transfer * seen
-    return fft.irfftn(spectrum, s=density.shape, workers=-1)
+    image: Any = fft.irfftn(spectrum, s=density.shape, workers=-1)
+    return image
 
 
 def wedge_noise(
@@ -87,10 +88,11 @@ def wedge_noise(
     tilt_range: tuple[float, float],
 ) -> NDArray[np.float32]:
     """White Gaussian noise of the projections as it arrives in the tomogram: wedge missing."""
-    spectrum = fft.rfftn(rng.standard_normal(shape, np.float32), workers=-1)
+    spectrum: Any = fft.rfftn(rng.standard_normal(shape, np.float32), workers=-1)
     for index, (_, seen) in enumerate(_planes(shape, 1.0, tilt_range)):
         spectrum[index] *= seen
-    return fft.irfftn(spectrum, s=shape, workers=-1)
+    noise: Any = fft.irfftn(spectrum, s=shape, workers=-1)
+    return noise
 
 
 def _planes(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -252,8 +252,9 @@ def _draw_scene(
 
     # Objects and their fringes reach in from outside; Fourier space wraps around out there.
     padding = max(_MIN_PADDING, round(_PADDING_NM / options.spacing_nm))
-    padded = tuple(next_fast_len(extent + 2 * padding, real=True) for extent in shape)
-    canvas = Canvas((padded[0], padded[1], padded[2]), options.spacing_nm)
+    fast: Any = next_fast_len  # scipy's own annotation says None
+    depth, height, width = (int(fast(extent + 2 * padding, real=True)) for extent in shape)
+    canvas = Canvas((depth, height, width), options.spacing_nm)
     inner = tuple(slice(padding, padding + extent) for extent in shape)
     _add_long_objects(canvas, rng, options)
     _add_vesicles(canvas, rng, options)
