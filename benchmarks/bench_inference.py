@@ -157,20 +157,28 @@ def make_nnunet(network):
     return run
 
 
-def bench_time(size, kind, repeats, peers):
-    """Seconds of every competitor, interleaved."""
+def bench_time(size, kind, repeats, peers, threads):
+    """Seconds of every competitor, interleaved.
+
+    With one thread the CPU seconds of the process are taken instead of the time on the wall: they
+    hardly depend on what else runs on the machine, while several threads that wait for each other
+    do so all the more.
+    """
     import openvino as ov
     import torch
 
     from lamella.inference.openvino_runtime import OpenVinoOptions, OpenVinoRuntime
 
+    clock = time.process_time if threads == 1 else time.perf_counter
+    if threads:
+        torch.set_num_threads(threads)
     network = build_network(kind)
     shape = (1, 1, *TILE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = ov.convert_model(network, example_input=torch.zeros(shape), input=[list(shape)])
-    fp32 = OpenVinoRuntime(graph.clone(), shape)
-    bf16 = OpenVinoRuntime(graph, shape, OpenVinoOptions(precision="bf16"))
+    fp32 = OpenVinoRuntime(graph.clone(), shape, OpenVinoOptions(n_threads=threads))
+    bf16 = OpenVinoRuntime(graph, shape, OpenVinoOptions(precision="bf16", n_threads=threads))
     data = np.random.default_rng(0).standard_normal((size,) * 3).astype(np.float32)
     n_tiles = make_plan(data.shape, tile=TILE, overlap_fraction=0.5).n_tiles
     run_nnunet = make_nnunet(network)
@@ -190,13 +198,15 @@ def bench_time(size, kind, repeats, peers):
         for name, entry in entries.items():
             if name in ("monai", "nnunet") and (name not in peers or repeat >= peers[name]):
                 continue
-            began = time.perf_counter()
+            began = clock()
             found = entry()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
             if found is not None:
                 labels[name] = found
             print(f"{name} {seconds[name][-1]:.2f} s", flush=True)
     result = summarise(size, kind, n_tiles, seconds, labels)
+    result["clock"] = "cpu" if threads == 1 else "wall"
+    result["n_threads"] = threads
     result["driver_cpu_seconds"] = driver_seconds(data)
     return result
 
@@ -378,6 +388,7 @@ def main():
     timing.add_argument("--repeats", type=int, default=3)
     timing.add_argument("--monai", type=int, default=2, help="repeats of MONAI")
     timing.add_argument("--nnunet", type=int, default=1, help="repeats of nnU-Net")
+    timing.add_argument("--threads", type=int, help="1 = compare CPU seconds on a busy machine")
     commands.add_parser("memory")
     one = commands.add_parser("measure")
     one.add_argument("case")
@@ -391,8 +402,11 @@ def main():
         save("memory", {"peak_mb": bench_memory(MEMORY_CASES)})
     else:
         peers = {"monai": arguments.monai, "nnunet": arguments.nnunet}
-        result = bench_time(arguments.size, arguments.network, arguments.repeats, peers)
-        save(f"time-{arguments.network}-{arguments.size}", result)
+        result = bench_time(
+            arguments.size, arguments.network, arguments.repeats, peers, arguments.threads
+        )
+        suffix = f"-{arguments.threads}-thread" if arguments.threads else ""
+        save(f"time-{arguments.network}-{arguments.size}{suffix}", result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from lamella.core.errors import AxesError, InputError, ModelError
+from lamella.core.errors import AxesError, InputError, ModelError, RunCancelledError
 from lamella.engines.engine import EngineJob
 from lamella.engines.lamella.engine import LamellaEngine
 from lamella.engines.lamella.settings import resolve
@@ -203,7 +203,7 @@ print(sorted({{"torch", "monai", "scipy", "pandas", "skimage"}} & set(sys.module
 
 def test_a_changed_request_starts_anew_and_says_why(model, tmp_path):
     volume = Volume.from_array(balls((64, 32, 32)))
-    with pytest.raises(Exception, match="cancelled by the test"):
+    with pytest.raises(RunCancelledError):
         segment(volume, model, tmp_path, sink=RecordingSink(cancel_at=60))
     assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["layers"] > 0
     sink = RecordingSink()
@@ -267,6 +267,13 @@ def test_a_constant_volume_is_refused(model, tmp_path, value):
     assert not (tmp_path / "labels.ome.zarr").exists()
 
 
+def test_one_slice_is_run_with_a_warning(model, tmp_path):
+    volume = Volume.from_array(balls()[5:6])
+    result = segment(volume, model, tmp_path)
+    assert result.labels.shape == volume.shape
+    assert "single_slice" in {note.code for note in result.warnings}
+
+
 def test_a_volume_model_refuses_an_image(model, tmp_path):
     with pytest.raises(AxesError, match="segments volumes"):
         segment(Volume.from_array(np.eye(8)), model, tmp_path)
@@ -306,6 +313,21 @@ def test_confidence_lies_beside_the_labels(model, tmp_path):
     confidence = zarr.open_array(str(tmp_path / "probabilities.zarr"), mode="r")[0]
     assert confidence.shape == volume.shape
     assert confidence.min() >= 127, "the larger of two probabilities"
+
+
+def test_maps_that_are_gone_are_not_taken_for_finished(model, tmp_path):
+    import shutil
+
+    import zarr
+
+    volume = Volume.from_array(balls((64, 32, 32)))
+    options = {"confidence": True}
+    with pytest.raises(RunCancelledError):
+        segment(volume, model, tmp_path, sink=RecordingSink(cancel_at=60), options=options)
+    shutil.rmtree(tmp_path / "probabilities.zarr")
+    segment(volume, model, tmp_path, resume=True, options=options)
+    confidence = zarr.open_array(str(tmp_path / "probabilities.zarr"), mode="r")[0]
+    assert confidence.min() >= 127
 
 
 def test_crop_and_blending_agree_for_a_local_network(model, tmp_path):

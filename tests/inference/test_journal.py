@@ -33,7 +33,8 @@ def test_a_journal_cut_anywhere_reads_to_its_last_whole_line(tmp_path, n_bytes):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"not json\n", b'{"format_version":99}\n', b"[1]\n"]
+    "content",
+    [b"", b"\n", b"not json\n", b'{"format_version":99}\n', b"[1]\n", b'{"format_version":1}\n'],
 )
 def test_what_is_no_journal_reads_as_empty(tmp_path, content):
     path = tmp_path / "journal.jsonl"

@@ -71,18 +71,16 @@ class Journal:
         n_bytes = 0
         for line in content.splitlines(keepends=True):
             try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                break
-            if fingerprint is None:
-                if entry.get("format_version") != FORMAT_VERSION:
-                    return JournalState()
-                fingerprint = {str(k): str(v) for k, v in entry["fingerprint"].items()}
-            else:
-                column = int(entry["column"])
-                layers[column] = max(layers.get(column, 0), int(entry["layers"]))
+                entry = json.loads(line) if line.endswith(b"\n") else {}
+                if fingerprint is None:
+                    if entry["format_version"] != FORMAT_VERSION:
+                        break
+                    fingerprint = {str(k): str(v) for k, v in entry["fingerprint"].items()}
+                else:
+                    column = int(entry["column"])
+                    layers[column] = max(layers.get(column, 0), int(entry["layers"]))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                break  # cut short by a crash, or no journal at all
             n_bytes += len(line)
         return JournalState(fingerprint or {}, layers, n_bytes)
 

@@ -167,14 +167,16 @@ class _Run:
         return Foreground(card.n_outputs, threshold=threshold, linear=linear)
 
     def _target(self, prepared: Prepared, opened: Opened) -> Target:
+        decoder = self._decoder()
         wish = TargetWish(
             job=self._job,
             model=self._model,
             settings=self._settings,
             prepared=prepared,
             opened=opened,
-            label_dtype=self._decoder().label_dtype,
+            label_dtype=decoder.label_dtype,
             classes=self._classes(),
+            leaves_maps=decoder.n_probabilities > 0,
         )
         return open_target(wish, self._sink)
 

@@ -71,6 +71,10 @@ def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink
             " segment",
             hint="check that the right data set, channel and level were opened",
         )
+    if card.axes == "zyx" and raw.shape[0] == 1:
+        notes.append(
+            Note("single_slice", "a 3-D model was run on one slice: it lacks what lies around it")
+        )
     normaliser = Normaliser.resolve(
         card.normalisation,
         finding.statistics,

@@ -74,7 +74,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TargetWish:
-    """What a target is made for."""
+    """What a target is made for; ``leaves_maps``: probabilities are written beside the labels."""
 
     job: EngineJob
     model: ModelFolder
@@ -83,6 +83,7 @@ class TargetWish:
     opened: Opened
     label_dtype: np.dtype[np.unsignedinteger]
     classes: tuple[LabelClass, ...]
+    leaves_maps: bool
 
 
 def open_target(wish: TargetWish, sink: EventSink) -> Target:
@@ -101,7 +102,8 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     if job.resume:
         state = Journal.read(journal)
         store = _reopen(path) if state.fingerprint else None
-        if store is not None:
+        has_maps = not wish.leaves_maps or (job.run_dir / PROBABILITIES_NAME).exists()
+        if store is not None and has_maps:
             target = _place(store, wish, state)
             changed = state.differences(target.fingerprint)
             if not changed:
