@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lamella.workflows.api import segment as segment
     from lamella.workflows.run import Run as Run
 
+    __version__: str
+
 # Name → where it lives. Kept by hand beside the imports above, which only type checkers see;
 # tests/workflows/test_public_api.py holds the two together.
 _HOMES = {

@@ -45,6 +45,16 @@ class TestSegment:
         assert "finished before, nothing to do" in again.stdout
         assert lm.open_run(folder).is_finished
 
+    def test_an_output_without_a_suffix_is_a_folder(self, image_path, tmp_path, capsys):
+        code, document = answer(
+            capsys, "segment", image_path, "--model", OTSU, "--run-dir", tmp_path / "a.run",
+            "-o", f"{tmp_path / 'out'}/",
+        )  # fmt: skip
+        assert code == 0
+        written = tmp_path / "out" / "balls.classical-otsu.mrc"
+        assert document["runs"][0]["export"] == str(written)
+        assert written.exists()
+
     def test_json_answers_with_one_document(self, image_path, tmp_path, capsys):
         code, document = answer(
             capsys, "segment", image_path, "--model", OTSU, "--run-dir", tmp_path / "a.run"

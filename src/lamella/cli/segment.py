@@ -148,7 +148,8 @@ def _output(path: Path, output: Path | None, model: str, *, is_folder: bool) -> 
 
     if output is None:
         return None
-    if not (is_folder or (output.is_dir() and not _names_labels(output))):
+    names_folder = not _names_labels(output) and (output.is_dir() or not output.suffix)
+    if not (is_folder or names_folder):
         return output
     lower = path.name.lower()
     suffix = next((known for known in _LABEL_SUFFIXES if lower.endswith(known)), ".ome.zarr")

@@ -171,7 +171,7 @@ def _surface(coarse: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 
     mask = np.pad(coarse != 0, 1)
     # Objects that touch the border are cut open there: the cut is surface too.
-    inner = ndimage.binary_erosion(mask)
+    inner = np.asarray(ndimage.binary_erosion(mask), bool)
     points = np.argwhere(mask & ~inner)
     smooth = ndimage.gaussian_filter(mask.astype(np.float32), 1.2)
     gradient = np.stack([-g[tuple(points.T)] for g in np.gradient(smooth)], axis=1)

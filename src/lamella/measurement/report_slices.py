@@ -477,7 +477,7 @@ def _draw_scale_bar(picture: Rgb, px_per_unit: float, spacing: Spacing) -> None:
     picture[...] = np.asarray(canvas)
 
 
-def _class_profiles(labels: Labels, *, as_mask: bool) -> dict[int, list[NDArray[np.float64]]]:
+def _class_profiles(labels: Volume, *, as_mask: bool) -> dict[int, list[NDArray[np.float64]]]:
     """Voxels of each class in every plane across every axis."""
     shape = labels.spatial_shape
     profiles: dict[int, list[NDArray[np.float64]]] = {}
