@@ -1,6 +1,7 @@
 """Tiled inference against MONAI and nnU-Net: same network, tiles and overlap, on this CPU.
 
     python benchmarks/bench_inference.py time --size 192 --network small --repeats 3
+    python benchmarks/bench_inference.py preview
     python benchmarks/bench_inference.py memory
 
 Competitors run as they do by default (eager PyTorch, one tile at a time), interleaved in one
@@ -256,6 +257,43 @@ def summarise(size, kind, n_tiles, seconds, labels):
     return result
 
 
+def bench_preview(size, model):
+    """When the preview and the end of a whole run of the engine come, seconds from the call."""
+    from lamella.engines.engine import EngineJob
+    from lamella.engines.registry import load_engine
+    from lamella.models.store import find_model
+    from lamella.wire.event import PreviewEvent
+    from lamella.wire.request import InputDoc, SegmentRequest
+
+    class Clock:
+        first = None
+
+        def emit(self, event):
+            if isinstance(event, PreviewEvent) and self.first is None:
+                self.first = time.perf_counter()
+
+        def check(self):
+            pass
+
+    data = np.random.default_rng(0).standard_normal((size,) * 3).astype(np.float32)
+    volume = Volume.from_array(data, spacing=(1, 1, 1), unit="nm")
+    request = SegmentRequest(input=InputDoc(path="noise"), model=model)
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        job = EngineJob(volume, request, find_model(model), Path(folder))
+        result = load_engine("lamella").segment(job, clock)
+        whole = time.perf_counter() - began
+    return {
+        "size": size,
+        "model": model,
+        "n_tiles": result.tiles_planned,
+        "preview_seconds": round(clock.first - began, 3),
+        "whole_seconds": round(whole, 3),
+        "fraction": round((clock.first - began) / whole, 4),
+    }
+
+
 # -- memory: each case in a process of its own, peak of private memory beyond imports and network
 
 
@@ -389,6 +427,9 @@ def main():
     timing.add_argument("--monai", type=int, default=2, help="repeats of MONAI")
     timing.add_argument("--nnunet", type=int, default=1, help="repeats of nnU-Net")
     timing.add_argument("--threads", type=int, help="1 = compare CPU seconds on a busy machine")
+    preview = commands.add_parser("preview")
+    preview.add_argument("--size", type=int, default=256)
+    preview.add_argument("--model", default="membrane-3d")
     commands.add_parser("memory")
     one = commands.add_parser("measure")
     one.add_argument("case")
@@ -398,6 +439,8 @@ def main():
     if arguments.command == "measure":
         shape = tuple(int(n) for n in arguments.shape.split(","))
         measure(arguments.case, shape, arguments.n_classes)
+    elif arguments.command == "preview":
+        save(f"preview-{arguments.size}", bench_preview(arguments.size, arguments.model))
     elif arguments.command == "memory":
         save("memory", {"peak_mb": bench_memory(MEMORY_CASES)})
     else:
