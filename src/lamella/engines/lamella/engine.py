@@ -7,6 +7,8 @@ starts anew and says what changed.
 
 from __future__ import annotations
 
+import importlib
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,6 +98,7 @@ class _Run:
 
     def segment(self) -> EngineResult:
         self._sink.check()
+        _import_ahead()
         prepared = prepare(self._job.volume, self._card, self._settings, self._sink)
         self._warn(*prepared.notes)
         opened = self._open(prepared)
@@ -322,6 +325,14 @@ class _Run:
         labels = store.finish(QuietSink(self._sink))
         self._announce_whole(LABELS_NAME, (1.0,) * len(volume.spatial_shape), is_final=True)
         return labels
+
+
+def _import_ahead() -> None:
+    """Import zarr while voxels are looked at and the network is compiled.
+
+    Neither holds the interpreter for long, and the preview comes a fifth of a second earlier.
+    """
+    threading.Thread(target=importlib.import_module, args=("zarr",), daemon=True).start()
 
 
 def _nothing_found() -> Note:
