@@ -142,7 +142,7 @@ def make_objects(
     if not is_changed and numbered.ids is None:
         total = _count_voxels(found.data, sink)
         return ObjectSet(found, None, None, len(total.ids), total.max_id, total.n_voxels)
-    if not is_changed and not numbered.is_staged:
+    if not is_changed and numbered.staged is None:
         # The engine's own instances, untouched.
         return ObjectSet(found, found, None, kept.n_kept, kept.counts.max_id, kept.counts.n_voxels)
     return _store(folder, found, data, numbered, kept, sink)
@@ -156,12 +156,12 @@ _STAGED = ".staged.ome.zarr"
 
 @dataclass(frozen=True, slots=True)
 class _Numbered:
-    """Provisional ids: None where every class is one object."""
+    """Provisional ids: None where every class is one object; in ``staged`` where on disk."""
 
     ids: LazyArray | None
     class_of: NDArray[Any] | None
     is_split: bool
-    is_staged: bool
+    staged: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +197,12 @@ def _number(
 ) -> _Numbered:
     is_filtered = request.min_size is not None or request.keep_largest
     if found.is_instance:
-        return _Numbered(data, None, is_split=False, is_staged=False)
+        return _Numbered(data, None, is_split=False)
     if request.instances == "none" and not is_filtered:
-        return _Numbered(None, None, is_split=False, is_staged=False)
+        return _Numbered(None, None, is_split=False)
     if request.instances == "watershed":
         ids, class_of = _watershed(request, found, np.asarray(data[...]), sink)
-        return _Numbered(ids, class_of, is_split=True, is_staged=False)
+        return _Numbered(ids, class_of, is_split=True)
     from lamella.instances import label_components_blockwise
 
     staged: list[Any] = []
@@ -212,7 +212,7 @@ def _number(
 
         _remove(folder.path / _STAGED)
         store = create_labels(
-            folder.path / _STAGED, like=found, dtype=dtype, is_instance=True, pyramid=False
+            folder.path / _STAGED, like=found, dtype=dtype, classes=found.classes, is_instance=True
         )
         staged.append(store)
         return _StoreWriter(store)
@@ -222,7 +222,7 @@ def _number(
         data, create, slab_depth=max(1, _SLAB_VOXELS // plane), sink=sink
     )
     is_split = request.instances == "components"
-    return _Numbered(staged[0].array, count.classes, is_split=is_split, is_staged=True)
+    return _Numbered(staged[0].array, count.classes, is_split=is_split, staged=staged[0])
 
 
 def _watershed(
@@ -335,31 +335,39 @@ def _store(
     old = kept.counts.ids[kept.is_kept]
     table = _Renumber(old, kept.counts.max_id)
     class_of = None if numbered.class_of is None else _classes_of(numbered.class_of, old)
-    if numbered.ids is not None:
+    target = objects if is_semantic else final
+    if numbered.staged is not None and kept.keeps_all:
+        # Components are numbered 1..n as they stand.
+        numbered.staged.finish(sink)
+        numbered.staged.path.rename(target)
+    elif numbered.ids is not None:
+        provisional = numbered.ids
         _write(
-            objects if is_semantic else final, found, sink, "objects",
-            dtype=table.dtype, is_instance=True,
-            blocks=(table.apply(np.asarray(numbered.ids[a:b])) for a, b in _unit_slabs(found)),
+            target, found, sink, "objects", dtype=table.dtype, is_instance=True,
+            blocks=(table.apply(np.asarray(provisional[a:b])) for a, b in _unit_slabs(found)),
         )  # fmt: skip
     if is_semantic and is_changed:
         _write(
             final, found, sink, "labels", dtype=found.dtype, is_instance=False,
-            blocks=_cleaned(data, numbered.ids, table, found),
+            blocks=_cleaned(data, None if kept.keeps_all else numbered.ids, table, found),
         )  # fmt: skip
     _put_in_place(folder, final, objects)
     labels = open_labels(folder.labels)
     ids = labels
     if is_semantic:
         ids = open_labels(folder.object_labels) if folder.object_labels.exists() else None
-    totals = _count_voxels(labels.data, sink)
-    n_objects = len(old) if numbered.ids is not None else len(totals.ids)
-    return ObjectSet(labels, ids, class_of, n_objects, totals.max_id, totals.n_voxels)
+    if numbered.ids is None:
+        totals = _count_voxels(labels.data, sink)
+        return ObjectSet(labels, ids, None, len(totals.ids), totals.max_id, totals.n_voxels)
+    n_foreground = int(kept.counts.sizes[kept.is_kept].sum())
+    max_id = len(old) if class_of is None or not is_semantic else int(class_of.max(initial=0))
+    return ObjectSet(labels, ids, class_of, len(old), max_id, n_foreground)
 
 
 def _cleaned(
     data: LazyArray, ids: LazyArray | None, table: "_Renumber", found: Labels
 ) -> Iterator[NDArray[Any]]:
-    """Classes with the dropped objects taken out."""
+    """Classes with the dropped objects taken out; as they are without ids."""
     for start, stop in _unit_slabs(found):
         block = np.asarray(data[start:stop]).astype(found.dtype, copy=False)
         if ids is not None:
