@@ -101,10 +101,13 @@ class Canvas:
             return False
         # A voxel coarser than a leaflet holds its mean: same mass, wider peak.
         blur = 0.35 * self.spacing_nm
-        profile = _peak(near - _HEAD_DISTANCE_NM, _HEAD_SIGMA_NM, blur)
-        profile += _peak(near + _HEAD_DISTANCE_NM, _HEAD_SIGMA_NM, blur)
-        profile += _CORE_DENSITY * _peak(near, _CORE_SIGMA_NM, blur)
-        self.density[slices] += strength * profile
+        reach = float(_HEAD_DISTANCE_NM) + 5 * float(np.hypot(_CORE_SIGMA_NM, blur))
+        touched = near < reach
+        close = near[touched]
+        profile = _peak(close - _HEAD_DISTANCE_NM, _HEAD_SIGMA_NM, blur)
+        profile += _peak(close + _HEAD_DISTANCE_NM, _HEAD_SIGMA_NM, blur)
+        profile += _CORE_DENSITY * _peak(close, _CORE_SIGMA_NM, blur)
+        self.density[slices][touched] += strength * profile
         self.n_objects += 1
         self.labels[slices][wall] = MEMBRANE
         self.instances[slices][wall] = self.n_objects
