@@ -24,7 +24,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from lamella.cli import failure
+from lamella.cli.failure import EXIT_BROKEN_PIPE, report, wants_debug, wants_json
 
 __all__ = ["COMMANDS", "CommandEntry", "cli", "main"]
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``lamella``; those of the process unless given.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = failure.wants_debug(words)
+    debug = wants_debug(words)
     if not debug:
         # What foreign packages warn about is for developers; our own warnings are events.
         import warnings
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # click exits by itself only when the reader went away. Python flushes stdout once more
         # at exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return failure.EXIT_BROKEN_PIPE
+        return EXIT_BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last line of defence
-        return failure.report(error, as_json=failure.wants_json(words), debug=debug)
+        return report(error, as_json=wants_json(words), debug=debug)
     return result if isinstance(result, int) else 0
