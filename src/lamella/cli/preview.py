@@ -42,7 +42,14 @@ def command(source: Path, output: Path | None, *, overwrite: bool, **words: Any)
         "shape": list(result.labels.spatial_shape),
         "factors": list(result.factors),
         "elapsed_s": round(result.elapsed_s, 3),
+        "is_empty": result.is_empty,
     }
+    if result.is_empty:
+        coarser = max(result.factors)
+        console.warn(
+            f"the preview shows nothing: at {coarser:.3g} times coarser voxels thin structures can"
+            " vanish; the full run may still find them"
+        )
     console.answer(
         document,
         lambda: (

@@ -50,11 +50,14 @@ class Preview:
         labels: coarse labels; their affine puts them on the input.
         factors: input voxels per preview voxel, (z, y, x) or (y, x).
         elapsed_s: from the call until the labels could be seen.
+        is_empty: whether nothing was found. Structures as thin as a few voxels can vanish at
+            coarse voxels, so the full run may still find them.
     """
 
     labels: Labels
     factors: tuple[float, ...]
     elapsed_s: float
+    is_empty: bool
 
 
 def preview(
@@ -102,7 +105,8 @@ def preview(
         coarse = open_labels(Path(folder) / PREVIEW_NAME)
         save_volume(coarse, options.labels, SaveOptions(overwrite=options.overwrite))
         _draw(shown_image(prepared.volume), coarse, options.picture)
-    return Preview(open_labels(options.labels), stop.event.factors, elapsed)
+        is_empty = not coarse.load().any()
+    return Preview(open_labels(options.labels), stop.event.factors, elapsed, is_empty)
 
 
 def _draw(image: Any, labels: Labels, path: Path) -> None:
