@@ -491,7 +491,9 @@ def _find_reader(path: Path, options: OpenOptions) -> FormatDescriptor:
             f"there is no reader {options.format!r}",
             hint=f"choose one of {', '.join(known.id for known in readers)}",
         )
-    if not path.exists():
+    with storage_errors(path):
+        is_there = path.exists()
+    if not is_there:
         raise MissingPathError(f"there is nothing at {path}", hint="check the path")
     head = _read_head(path)
     if not path.is_dir() and not head:
