@@ -235,7 +235,7 @@ class LayerWriter:
         column: what is written.
         grid: between the network's grid and the labels'.
         first_layer: layers before this one are on disk already and are dropped.
-        record: called with the number of finished layers after each unit is durable.
+        journal: journal and number of the column in it; told of every unit once it is durable.
     """
 
     QUEUE_LENGTH = 2

@@ -173,8 +173,9 @@ def _surface(coarse: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[
     # Objects that touch the border are cut open there: the cut is surface too.
     inner = np.asarray(ndimage.binary_erosion(mask), bool)
     points = np.argwhere(mask & ~inner)
-    smooth = ndimage.gaussian_filter(mask.astype(np.float32), 1.2)
-    gradient = np.stack([-g[tuple(points.T)] for g in np.gradient(smooth)], axis=1)
+    smooth = np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), 1.2))
+    slopes: list[NDArray[Any]] = [np.gradient(smooth, axis=axis) for axis in range(mask.ndim)]
+    gradient = np.stack([-slope[tuple(points.T)] for slope in slopes], axis=1)
     norm = np.linalg.norm(gradient, axis=1, keepdims=True)
     normals = gradient / np.where(norm > 1e-6, norm, 1.0)
     points = points - 1
