@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from lamella.core.errors import LamellaError, RunCancelledError
+from lamella.core.storage import is_disk_full, storage_error
 
 __all__ = [
     "EXIT_BROKEN_PIPE",
@@ -65,6 +66,9 @@ def _describe(error: BaseException) -> tuple[int, dict[str, object]]:
         hint = getattr(error, "hint", None) or "run the same command again"
         message = getattr(error, "message", "") or "stopped"
         return EXIT_CANCELLED, _problem("cancelled", message, hint)
+    if isinstance(error, OSError) and is_disk_full(error):
+        # Anything may write (numba caches its kernels, say): a full disk is never a defect.
+        error = storage_error(error)
     if isinstance(error, LamellaError):
         return EXIT_INPUT, _problem(error.code, error.message, error.hint, error.details)
     if isinstance(error, click.ClickException):

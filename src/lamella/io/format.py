@@ -15,7 +15,6 @@ missing library is a reason, not a crash.
 """
 
 import bz2
-import errno
 import gzip
 import importlib
 import shutil
@@ -34,12 +33,12 @@ from lamella.core.errors import (
     MissingDependencyError,
     MissingPathError,
     OutputExistsError,
-    StorageError,
     UnknownFormatError,
     UnreadableFileError,
 )
 from lamella.core.optional import is_importable
 from lamella.core.progress import ProgressSink, SilentSink
+from lamella.core.storage import storage_error
 from lamella.volume.labels import LabelClass, Labels
 from lamella.volume.spacing import Spacing
 from lamella.volume.volume import Note, Volume
@@ -468,17 +467,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             hint="check the header with `lamella info`; the file may be damaged",
         ) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StorageError(
-                f"the disk is full: {path} could not be written",
-                hint="free some space and run the same command again; nothing half-written is left",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(
-                f"{path} may not be read or written here ({error.strerror})",
-                hint="check the permissions of the file and its folder",
-            ) from error
-        raise StorageError(f"{path}: {error.strerror or error}") from error
+        raise storage_error(error, path) from error
 
 
 def _find_reader(path: Path, options: OpenOptions) -> FormatDescriptor:

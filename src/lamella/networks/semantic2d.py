@@ -45,7 +45,7 @@ Depth = Annotated[int, Ge(3), Le(5)]
 
 @dataclass(frozen=True, slots=True)
 class CompactUNet2dArguments:
-    """Of :class:`lamella.networks.compact2d.CompactUNet2d`."""
+    """Of :class:`lamella.networks.compact.CompactUNet` in 2-D."""
 
     in_channels: Count
     out_channels: Count
@@ -111,9 +111,9 @@ def check_divisible(shape: tuple[int, ...], stride: int) -> None:
 
 
 def _build_compact(arguments: CompactUNet2dArguments) -> nn.Module:
-    from lamella.networks.compact2d import CompactUNet2d
+    from lamella.networks.compact import CompactUNet
 
-    network = CompactUNet2d(arguments.in_channels, arguments.out_channels, arguments.widths)
+    network = CompactUNet(2, arguments.in_channels, arguments.out_channels, arguments.widths)
     return _checked(network, network.stride)
 
 

@@ -39,7 +39,7 @@ _N_GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class CompactUNet3dArguments:
-    """Of :class:`lamella.networks.compact3d.CompactUNet3d`."""
+    """Of :class:`lamella.networks.compact.CompactUNet` in 3-D."""
 
     in_channels: Count
     out_channels: Count
@@ -151,9 +151,9 @@ def _monai_norm(normalisation: Normalisation) -> tuple[str, dict[str, Any]]:
 
 
 def _build_compact(arguments: CompactUNet3dArguments) -> nn.Module:
-    from lamella.networks.compact3d import CompactUNet3d
+    from lamella.networks.compact import CompactUNet
 
-    return CompactUNet3d(arguments.in_channels, arguments.out_channels, arguments.widths)
+    return CompactUNet(3, arguments.in_channels, arguments.out_channels, arguments.widths)
 
 
 def _build_unet(arguments: UNet3dArguments) -> nn.Module:

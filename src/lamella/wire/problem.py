@@ -4,6 +4,7 @@ from pydantic import Field
 
 from lamella.core import errors
 from lamella.core.errors import LamellaError
+from lamella.core.storage import is_disk_full, storage_error
 from lamella.wire.document import Document, JsonValue
 
 __all__ = ["Problem"]
@@ -26,6 +27,8 @@ class Problem(Document):
     @classmethod
     def from_error(cls, error: BaseException) -> "Problem":
         """The document of an error; what is not ours becomes ``internal_error``."""
+        if isinstance(error, OSError) and is_disk_full(error):
+            error = storage_error(error)
         if isinstance(error, LamellaError):
             return cls(
                 code=error.code, message=error.message, hint=error.hint, details=error.details
