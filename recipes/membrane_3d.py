@@ -3,7 +3,9 @@ r"""Train, score and write the starter model ``membrane-3d``: membranes in cryo-
     python recipes/membrane_3d.py train --work A --steps 2000 --seed 1
     python recipes/membrane_3d.py train --work B --steps 1200 --seed 2 --rate 2e-3 --volumes 140 \
         --start A/weights.pt
-    python recipes/membrane_3d.py write --work B -o FOLDER
+    python recipes/membrane_3d.py train --work C --steps 600 --seed 3 --rate 1e-3 --volumes 70 \
+        --start B/weights.pt --coarse-fraction 0.4
+    python recipes/membrane_3d.py write --work C -o FOLDER
 
 ``train`` simulates, trains and keeps a checkpoint every 200 steps; ``write`` scores the last one
 over SNR the way users run it, and writes the model folder. Memory allocation dominates the training
@@ -13,6 +15,11 @@ Data: simulated tomograms only (``lamella.simulation.tomogram``), made here from
 downloaded. Training scenes have seeds below 100 000; those that are scored have seeds from 900 000
 and other shapes. Every training patch gets new noise: the noise-free tomogram and wedge-shaped
 noise are kept apart and mixed at a signal-to-noise ratio drawn per patch.
+
+The last stage also shows the network tomograms averaged over blocks of 2 and 3 voxels, as the
+coarse preview of a run does: a network that has only seen 1 nm finds nothing there. At 2 nm it
+learns to (Dice 0.86); at 3 nm it does not: the contrast transfer function leaves a bilayer next to
+no signal at such low frequencies.
 """
 
 from __future__ import annotations
@@ -36,6 +43,7 @@ from lamella.simulation.tomogram import (
     simulate_tomogram,
 )
 from lamella.training.simple import LoopOptions, train
+from lamella.volume.pyramid import downsample_mean
 from lamella.wire.card import (
     ClassDoc,
     DecoderDoc,
@@ -52,6 +60,11 @@ ARGUMENTS = {"in_channels": 1, "out_channels": 2, "widths": [16, 32, 64, 96]}
 SPACING_NM = 1.0
 POOL_SHAPE = (104, 104, 104)
 PATCH = 64
+COARSE_FACTORS = (2, 3)
+COARSE_EXTENT = 96
+"""Voxels of 1 nm that a coarse patch is averaged from: 48 or 32 coarse ones a side."""
+COARSE_SHARE = 0.4
+"""A coarse voxel is membrane where this share of its block is."""
 SNR_RANGE = (0.05, 0.6)
 TEST_SHAPES = ((96, 128, 112), (80, 144, 96), (128, 96, 120))
 TEST_SEED = 900_000
@@ -94,8 +107,9 @@ def scene_options(rng: np.random.Generator) -> TomogramOptions:
 class PatchPool:
     """Simulated tomograms in memory, from which patches with fresh noise are drawn."""
 
-    def __init__(self, n_volumes: int, seed: int) -> None:
+    def __init__(self, n_volumes: int, seed: int, coarse_fraction: float = 0.0) -> None:
         rng = np.random.default_rng(seed)
+        self._coarse_fraction = coarse_fraction
         self._signals, self._noises, self._labels = [], [], []
         for index in range(n_volumes):
             made = simulate_tomogram(
@@ -108,18 +122,22 @@ class PatchPool:
 
     def __call__(self, rng: np.random.Generator, n: int, /) -> tuple[np.ndarray, np.ndarray]:
         """Images float32 (n, 1, z, y, x) and labels uint8 (n, z, y, x); 1 is membrane."""
-        pairs = [self._patch(rng) for _ in range(n)]
+        # One factor a batch: its patches have one shape.
+        is_coarse = rng.random() < self._coarse_fraction
+        factor = int(rng.choice(COARSE_FACTORS)) if is_coarse else 1
+        pairs = [self._patch(rng, factor) for _ in range(n)]
         images, labels = zip(*pairs, strict=True)
         return np.stack(images)[:, None], np.stack(labels)
 
-    def _patch(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _patch(self, rng: np.random.Generator, factor: int) -> tuple[np.ndarray, np.ndarray]:
+        extent = PATCH if factor == 1 else COARSE_EXTENT
         index = int(rng.integers(len(self._signals)))
-        where = _window(rng)
+        where = _window(rng, extent)
         if self._labels[index][where].mean() < 0.01:
-            where = _window(rng)  # one more try: most patches should show a membrane
+            where = _window(rng, extent)  # one more try: most patches should show a membrane
         snr = np.exp(rng.uniform(*np.log(SNR_RANGE)))
         signal = self._signals[index][where].astype(np.float32)
-        noise = self._noises[index][_window(rng)].astype(np.float32)
+        noise = self._noises[index][_window(rng, extent)].astype(np.float32)
         # Mirrored noise is as good as new; any mirror keeps the missing wedge where it is.
         noise = _mirrored(noise, rng.random(3) < 0.5)
         image = np.float32(np.sqrt(snr)) * signal + noise
@@ -128,13 +146,23 @@ class PatchPool:
         image = image / image.std() * np.float32(np.exp(rng.normal(0, 0.1)))
         image += np.float32(rng.normal(0, 0.1)) - image.mean()
         flips = rng.random(3) < 0.5
-        labels = _mirrored(self._labels[index][where], flips).astype(np.uint8)
+        image, labels = averaged(image, self._labels[index][where], factor)
+        labels = _mirrored(labels, flips).astype(np.uint8)
         return np.ascontiguousarray(_mirrored(image, flips)), np.ascontiguousarray(labels)
 
 
-def _window(rng: np.random.Generator) -> tuple[slice, ...]:
-    starts = [int(rng.integers(0, extent - PATCH + 1)) for extent in POOL_SHAPE]
-    return tuple(slice(start, start + PATCH) for start in starts)
+def averaged(image: np.ndarray, labels: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """A tomogram as the coarse preview sees it, and which of its voxels are membrane."""
+    if factor == 1:
+        return image, labels
+    factors = (factor,) * 3
+    share = downsample_mean(labels.astype(np.float32), factors)
+    return downsample_mean(image, factors), share >= COARSE_SHARE
+
+
+def _window(rng: np.random.Generator, extent: int) -> tuple[slice, ...]:
+    starts = [int(rng.integers(0, n - extent + 1)) for n in POOL_SHAPE]
+    return tuple(slice(start, start + extent) for start in starts)
 
 
 def _mirrored(array: np.ndarray, flips: np.ndarray) -> np.ndarray:
@@ -158,6 +186,7 @@ def _filtered(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 @click.option("--seed", default=1)
 @click.option("--rate", default=3e-3, help="peak learning rate")
 @click.option("--start", type=click.Path(path_type=Path), help="checkpoint to go on from")
+@click.option("--coarse-fraction", default=0.0, help="share of batches averaged 2 or 3 times")
 def train_command(
     work: Path,
     steps: int,
@@ -166,11 +195,12 @@ def train_command(
     seed: int,
     rate: float,
     start: Path | None,
+    coarse_fraction: float,
 ) -> None:
     """Simulate the pool and train."""
     work.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    pool = PatchPool(volumes, seed)
+    pool = PatchPool(volumes, seed, coarse_fraction)
     click.echo(f"{volumes} tomograms simulated in {time.monotonic() - began:.0f} s")
     torch.manual_seed(seed)
     network = build_network(NETWORK, ARGUMENTS).to(memory_format=torch.channels_last_3d)
@@ -191,6 +221,9 @@ def train_command(
             )
             scores = score_at(averaged, 0.2, n_volumes=2)
             click.echo(f"  held out, SNR 0.2: Dice {scores[0]:.4f} NSD {scores[1]:.4f}")
+            for factor in COARSE_FACTORS if coarse_fraction else ():
+                coarse = coarse_dice(averaged_network=averaged, factor=factor, n_volumes=2)
+                click.echo(f"  averaged {factor} times: Dice {coarse:.4f}")
 
     options = LoopOptions(
         n_steps=steps, batch_size=batch, learning_rate=rate, precision="bf16", seed=seed
@@ -219,6 +252,23 @@ def score_at(network: torch.nn.Module, snr: float, n_volumes: int) -> tuple[floa
         scores.append(compare((logits[0, 1] > logits[0, 0]).numpy(), made.labels == 1))
     means = np.mean(scores, axis=0)
     return float(means[0]), float(means[1])
+
+
+@torch.no_grad()
+def coarse_dice(averaged_network: torch.nn.Module, factor: int, n_volumes: int) -> float:
+    """Mean Dice over held-out tomograms averaged over blocks, as the preview sees them."""
+    scores = []
+    for index in range(n_volumes):
+        made = held_out(index, 0.2)
+        image, reference = averaged(made.intensity / made.intensity.std(), made.labels == 1, factor)
+        extent = [n - n % 8 for n in image.shape]
+        whole = tuple(slice(0, n) for n in extent)
+        batch = torch.from_numpy(np.ascontiguousarray(image[whole], np.float32))[None, None]
+        logits = averaged_network(batch.contiguous(memory_format=torch.channels_last_3d))
+        found = (logits[0, 1] > logits[0, 0]).numpy()
+        pair = found.sum() + reference[whole].sum()
+        scores.append(2 * (found & reference[whole]).sum() / max(1, pair))
+    return float(np.mean(scores))
 
 
 def compare(found: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -257,6 +307,17 @@ def write_command(work: Path, output: Path, volumes: int) -> None:
             metric_of(kind, [score[place] for score in scores], name, conditions)
             for place, kind in enumerate(("Dice", "surface Dice at 1 voxel"))
         ]
+    coarse = coarse_dice(network.eval(), 2, volumes)
+    click.echo(f"averaged 2 times (preview): Dice {coarse:.3f}")
+    metrics.append(
+        MetricDoc(
+            name="Dice",
+            value=round(coarse, 4),
+            data="simulated tomograms of other seeds and shapes, averaged over blocks of 2 voxels",
+            n=volumes,
+            conditions={"snr": 0.2, "preview_factor": 2},
+        )
+    )
     written = write_model_folder(output, card_of(training, tuple(metrics)), network, overwrite=True)
     click.echo(f"{written.path}: {written.n_bytes / 1e6:.2f} MB")
 
