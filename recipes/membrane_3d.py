@@ -5,7 +5,8 @@ r"""Train, score and write the starter model ``membrane-3d``: membranes in cryo-
         --start A/weights.pt
     python recipes/membrane_3d.py train --work C --steps 600 --seed 3 --rate 1e-3 --volumes 70 \
         --start B/weights.pt --coarse-fraction 0.4
-    python recipes/membrane_3d.py write --work C -o FOLDER
+    python recipes/membrane_3d.py average --first B --second C --share 0.6 --work D
+    python recipes/membrane_3d.py write --work D -o FOLDER
 
 ``train`` simulates, trains and keeps a checkpoint every 200 steps; ``write`` scores the last one
 over SNR the way users run it, and writes the model folder. Memory allocation dominates the training
@@ -19,7 +20,8 @@ noise are kept apart and mixed at a signal-to-noise ratio drawn per patch.
 The last stage also shows the network tomograms averaged over blocks of 2 and 3 voxels, as the
 coarse preview of a run does: a network that has only seen 1 nm finds nothing there. At 2 nm it
 learns to (Dice 0.86); at 3 nm it does not: the contrast transfer function leaves a bilayer next to
-no signal at such low frequencies.
+no signal at such low frequencies. The weights of the last two stages are averaged (Wortsman et al.,
+WiSE-FT, 2022): almost the preview of the last, without the specks it makes at 1 nm.
 """
 
 from __future__ import annotations
@@ -229,6 +231,20 @@ def train_command(
         n_steps=steps, batch_size=batch, learning_rate=rate, precision="bf16", seed=seed
     )
     train(network, pool, options, on_step=on_step)
+
+
+@main.command("average")
+@click.option("--first", type=click.Path(path_type=Path), required=True)
+@click.option("--second", type=click.Path(path_type=Path), required=True)
+@click.option("--share", default=0.6, help="weight of the second checkpoint")
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+def average_command(first: Path, second: Path, share: float, work: Path) -> None:
+    """Average two checkpoints, and keep the second's account of its training."""
+    work.mkdir(parents=True, exist_ok=True)
+    a, b = (torch.load(at / "weights.pt", weights_only=True) for at in (first, second))
+    mixed = {k: torch.lerp(a[k], b[k], share) if a[k].is_floating_point() else b[k] for k in b}
+    torch.save(mixed, work / "weights.pt")
+    (work / "training.json").write_text((second / "training.json").read_text())
 
 
 def held_out(index: int, snr: float, **changes: object) -> SimulatedTomogram:
