@@ -15,6 +15,8 @@ COMMANDS = (
     ("bench_measurement.py",),
     ("bench_inference.py", "time", "--size", "192", "--network", "small"),
     ("bench_inference.py", "time", "--size", "128", "--network", "large"),
+    ("bench_inference.py", "time", "--size", "256", "--network", "small", "--repeats", "1"),
+    ("bench_inference.py", "preview"),
     ("bench_inference.py", "memory"),
 )
 
