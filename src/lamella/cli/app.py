@@ -57,7 +57,7 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("clean", "Remove small objects, fill holes, keep the largest."),
         ),
         "Models and engines": (
-            ("models", "List, show, import, export and remove models."),
+            ("models", "List the models here, show a card, say where one lies."),
             ("engines", "List what can segment here, or why it cannot."),
         ),
         "More": (
