@@ -8,15 +8,9 @@ first-in first-out, so a result depends on the input alone.
 import numba
 import numpy as np
 
+from lamella.instances.union import root
+
 _jit = numba.njit(cache=True, nogil=True)
-
-
-@_jit
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
 
 
 @_jit
@@ -49,7 +43,7 @@ def deep_maxima(height, order, depth):
                     j = (a * ny + b) * nx + c
                     if j == i or parent[j] < 0:
                         continue
-                    other = _root(parent, j)
+                    other = root(parent, j)
                     if other != mine:
                         mine = _merge_peaks(flat, parent, kept, (mine, other, i), depth)
         # Nothing higher beside it: a peak of its own, for now.

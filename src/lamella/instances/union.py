@@ -6,7 +6,8 @@ _jit = numba.njit(cache=True, nogil=True)
 
 
 @_jit
-def _root(parent, i):
+def root(parent, i):
+    """Follow ``parent`` from ``i`` to its root, halving the path on the way."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -38,8 +39,8 @@ def join_planes(values_a, ids_a, values_b, ids_b, hops, parent):
                     if a < 0 or b < 0 or a >= ny or b >= nx:
                         continue
                     if values_a[a, b] == values_b[y, x]:
-                        i = _root(parent, ids_a[a, b])
-                        j = _root(parent, ids_b[y, x])
+                        i = root(parent, ids_a[a, b])
+                        j = root(parent, ids_b[y, x])
                         if i < j:
                             parent[j] = i
                         else:

@@ -12,6 +12,7 @@ Examples:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,7 +55,7 @@ class RecordingSink:
             raise RunCancelledError("cancelled by the test")
 
 
-class EngineContract:
+class EngineContract(ABC):
     """What every engine promises. Inherit, and give :meth:`make_request`.
 
     Attributes:
@@ -65,9 +66,9 @@ class EngineContract:
     engine_id: ClassVar[str]
     axes: ClassVar[str] = "zyx"
 
+    @abstractmethod
     def make_request(self) -> SegmentRequest:
         """A request that finds the objects of :meth:`make_volume`."""
-        raise NotImplementedError("the inheriting class gives make_request")
 
     def make_model(self) -> ModelFolder | None:
         """The model of the request, opened; None for engines without models."""
