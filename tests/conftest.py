@@ -1,11 +1,15 @@
 """Fixtures and rules of every test."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from lamella.volume import Volume
 
 # Contract suites live in the package: their asserts are explained as those in tests are.
 pytest.register_assert_rewrite(
@@ -60,3 +64,43 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.chdir(before)
     left = [path.name for path in folder.iterdir()]
     assert not left, f"the test left files in its working folder: {left}"
+
+
+# --- Small images and a small model for whole runs; no training, no PyTorch ---------------------
+
+_MODELS = importlib.util.spec_from_file_location(
+    "lamella_models", Path(__file__).parent / "engines" / "lamella_models.py"
+)
+assert _MODELS is not None
+assert _MODELS.loader is not None
+lamella_models = importlib.util.module_from_spec(_MODELS)
+_MODELS.loader.exec_module(lamella_models)
+
+
+def balls(shape=(24, 48, 56), seed=0):
+    """Noise with a large, a middle and a small bright ball, float32."""
+    image = np.random.default_rng(seed).normal(0, 0.2, shape).astype(np.float32)
+    points = np.stack(np.indices(shape), axis=-1)
+    for share, radius in ((0.25, 5), (0.6, 4), (0.85, 2)):
+        center = [share * n for n in shape]
+        image[((points - center) ** 2).sum(-1) < radius**2] += 8
+    return image
+
+
+@pytest.fixture
+def volume():
+    return Volume.from_array(balls(), spacing=(4.0, 2.0, 2.0), unit="nm", origin=(10.0, 0.0, -5.0))
+
+
+@pytest.fixture
+def image_path(tmp_path, volume):
+    from lamella.io.format import save_volume
+
+    return save_volume(volume, tmp_path / "balls.mrc")
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "bright"
+    lamella_models.make_folder(folder)
+    return folder
