@@ -27,10 +27,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from lamella.core.places import Places
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lamella.models.folder import ModelFolder
+    from lamella.models.foreign import ForeignModel
     from lamella.volume.labels import Labels
     from lamella.volume.volume import Note, Volume
     from lamella.wire.event import EventSink
@@ -41,6 +44,9 @@ LABELS_NAME = "labels.ome.zarr"
 
 PREVIEW_NAME = "preview.ome.zarr"
 """Name of the coarse labels inside a run folder."""
+
+CONFIDENCE_NAME = "confidence.zarr"
+"""Name of the confidence maps inside a run folder."""
 
 Plane = Literal["zyx", "yx"]
 Product = Literal["semantic", "instance"]
@@ -95,6 +101,12 @@ class EngineDescriptor:
         options: the keys of ``SegmentRequest.options`` that it understands; empty with
             ``takes_any_option`` False means none.
         takes_any_option: True when a foreign engine checks its options itself.
+        environment: name of the isolated environment it runs in; empty for this process.
+        model_module: light module with ``find_model(reference, places) -> ForeignModel``; empty
+            for engines that run Lamella model folders, or no models.
+        confidence: measures it can leave as maps, see :class:`ConfidenceMaps`.
+        memory_bytes_per_voxel: what a run needs beyond the network, in bytes per voxel of the
+            input; None where memory does not grow with the input.
     """
 
     id: str
@@ -114,6 +126,10 @@ class EngineDescriptor:
     device_memory_bytes: int | None = None
     options: tuple[OptionDescriptor, ...] = ()
     takes_any_option: bool = False
+    environment: str = ""
+    model_module: str = ""
+    confidence: tuple[str, ...] = ()
+    memory_bytes_per_voxel: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +154,45 @@ class EngineJob:
     Attributes:
         volume: the opened input, lazy, with its geometry; spacing overrides are already applied.
         request: the request as the caller wrote it; the engine resolves what is left open.
-        model: the opened model folder, None for an engine that needs none.
+        model: the opened model folder, or the foreign model that ``model_module`` found; None
+            for an engine that needs none.
         run_dir: an existing folder of this run; labels and journal go below it.
         resume: True when finished tiles of an earlier, equal job in ``run_dir`` may be kept.
+        places: where models and environments lie.
+        is_trusted: whether the user vouches for the model: only then may code or pickles that come
+            with it be run.
     """
 
     volume: Volume
     request: SegmentRequest
-    model: ModelFolder | None
+    model: ModelFolder | ForeignModel | None
     run_dir: Path
     resume: bool = False
+    places: Places = field(default_factory=Places)
+    is_trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceMaps:
+    """How sure an engine was of every voxel: an array in the run folder.
+
+    A plain zarr array, uint8 with 255 = 1.0, axes (m, [z,] y, x), one map a measure:
+
+    * ``probability``: of the chosen class;
+    * ``margin``: best minus second best probability;
+    * ``entropy``: of the classes' probabilities over log k, 0 = sure;
+    * ``tta_spread``: standard deviation of the chosen class's probability over mirrored copies;
+    * ``flow_error``: mean squared difference between predicted and recomputed flows, cut at 1.
+
+    Attributes:
+        measures: the maps, in order.
+        is_calibrated: whether probabilities were made honest on held-out data (temperature).
+        name: of the array, below the run folder.
+    """
+
+    measures: tuple[str, ...]
+    is_calibrated: bool
+    name: str = CONFIDENCE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +208,7 @@ class EngineResult:
         precision: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"exact"`` for integer methods.
         options_resolved: every option with the value used, defaults and decided ones included.
         warnings: what the user must know about this result.
+        confidence: how sure it was; None unless the request asks for it.
     """
 
     labels: Labels
@@ -173,6 +219,7 @@ class EngineResult:
     precision: str
     options_resolved: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[Note, ...] = ()
+    confidence: ConfidenceMaps | None = None
 
 
 @runtime_checkable

@@ -101,6 +101,10 @@ class RunManifest(Document):
     tiles_done: int = 0
     tiles_planned: int = 0
     labels: LabelsFact | None = None
+    restoration: dict[str, JsonValue] | None = None
+    """What was done to the image before it was segmented; None where nothing was asked for."""
+    confidence: dict[str, JsonValue] | None = None
+    """How sure the engine was of each class; None where nobody asked."""
     outputs: dict[str, str] = Field(default_factory=dict)
     """Further files by purpose (objects, report, export), relative to the run folder or whole."""
     warnings: tuple[NoteDoc, ...] = ()

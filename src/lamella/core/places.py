@@ -1,0 +1,55 @@
+"""Where a user keeps models and engine environments: the one reader of the environment below `cli`.
+
+Everything below takes a :class:`Places` as an argument; only the doors (the command line, the
+functions of ``import lamella``, the server) ask for :meth:`Places.of_user`.
+
+Examples:
+    >>> Places(models=Path("models")).environments is None
+    True
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Places"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders and sources of one user. None of the folders need exist.
+
+    Attributes:
+        models: where models are stored; None = only the shipped ones.
+        environments: where engines have their own environments; None = there are none.
+        catalogues: further lists of models that can be pulled: files, folders or http(s) addresses.
+        is_offline: whether the network may not be asked for anything.
+    """
+
+    models: Path | None = None
+    environments: Path | None = None
+    catalogues: tuple[str, ...] = ()
+    is_offline: bool = False
+
+    @classmethod
+    def of_user(cls) -> Places:
+        """The places of whoever runs this process.
+
+        ``LAMELLA_MODELS`` and ``LAMELLA_ENVIRONMENTS`` name the folders; else they are ``models``
+        and ``environments`` below ``lamella`` in the user's data folder (``XDG_DATA_HOME``,
+        ``%LOCALAPPDATA%``, or ``~/.local/share``). ``LAMELLA_CATALOGUES`` lists catalogues,
+        separated by spaces; ``LAMELLA_OFFLINE=1`` forbids the network.
+        """
+        settings = os.environ  # noqa: TID251 - the one place that reads it for all doors
+        data = settings.get("XDG_DATA_HOME") or settings.get("LOCALAPPDATA")
+        base = (Path(data) if data else Path.home() / ".local" / "share") / "lamella"
+        models = settings.get("LAMELLA_MODELS")
+        environments = settings.get("LAMELLA_ENVIRONMENTS")
+        return cls(
+            models=Path(models).expanduser() if models else base / "models",
+            environments=Path(environments).expanduser() if environments else base / "environments",
+            catalogues=tuple(settings.get("LAMELLA_CATALOGUES", "").split()),
+            is_offline=settings.get("LAMELLA_OFFLINE", "").lower() not in ("", "0", "false", "no"),
+        )

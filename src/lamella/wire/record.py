@@ -1,0 +1,48 @@
+"""The record of a stored model that is no Lamella folder: what it is, whose, and its files."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lamella.wire.card import ClassDoc
+from lamella.wire.document import Document, JsonValue
+
+__all__ = ["FileDoc", "ModelRecord"]
+
+
+class FileDoc(Document):
+    """A file as it was stored."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    n_bytes: Annotated[int, Field(ge=0)]
+
+
+class ModelRecord(Document):
+    """A foreign model in the store: ``record.json`` beside its ``files`` folder."""
+
+    format_version: Literal[1] = 1
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    engine: str
+    """Id of the engine that runs it."""
+    version: str = ""
+    title: str = ""
+    description: str = ""
+    task: Literal["semantic", "instance"] | None = None
+    axes: Literal["zyx", "yx"] | None = None
+    classes: tuple[ClassDoc, ...] = ()
+    licence: str = ""
+    licence_url: str = ""
+    must_accept: bool = False
+    """Whether the licence has to be accepted before the model is used."""
+    citation: str = ""
+    source: str = ""
+    """Where it came from: an address or a path, for people."""
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    """What its engine wants to know again without reading the files."""
+    files: dict[str, FileDoc] = Field(default_factory=dict)
+    """Every file by its path below ``files/``, with ``/`` between parts."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.n_bytes for file in self.files.values())
