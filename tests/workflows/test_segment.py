@@ -400,7 +400,7 @@ def test_errors_of_the_engine_come_through_as_they_are(tmp_path, image_path, mon
         def segment(self, job, sink):
             raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(module, "load_engine", lambda _id: Broken())
+    monkeypatch.setattr(module, "load_engine", lambda *_: Broken())
     with pytest.raises(ZeroDivisionError):
         run(image_path, tmp_path / "a.run")
     manifest = RunFolder(tmp_path / "a.run").read_manifest()

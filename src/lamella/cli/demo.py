@@ -32,7 +32,6 @@ def command(output: Path, model: str, shape: str, seed: int, **words: Any) -> No
 
     Needs no data, no network and no GPU.
     """
-    from lamella.cli.places import models_folder
     from lamella.workflows.demo import run_demo
 
     console = console_of(words)
@@ -41,9 +40,7 @@ def command(output: Path, model: str, shape: str, seed: int, **words: Any) -> No
         raise InputError(f"--shape {shape!r} is not z,y,x", hint="write --shape 128,160,160")
     console.say(f"simulating a tomogram of {' x '.join(map(str, extents))} voxels")
     with console.running() as sink:
-        result = run_demo(
-            output, model, shape=extents, seed=seed, sink=sink, user_models=models_folder()
-        )
+        result = run_demo(output, model, shape=extents, seed=seed, sink=sink)
     console.answer(_document(result), lambda: _text(result, console))
 
 

@@ -24,11 +24,10 @@ def command(**words: Any) -> int:
     Exit code 0 when everything of the base install works, 3 when something is broken. What an
     extra would add is listed as absent, with the way to install it.
     """
-    from lamella.cli.places import models_folder
     from lamella.workflows.diagnosis import diagnose
 
     console = console_of(words)
-    checks = diagnose(models_folder())
+    checks = diagnose()
     is_sound = all(check.state != "broken" for check in checks)
     document = {
         "is_sound": is_sound,

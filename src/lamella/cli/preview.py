@@ -7,7 +7,7 @@ import click
 
 from lamella.cli.console import format_duration
 from lamella.cli.parameters import answer_options, console_of, input_options
-from lamella.cli.segmenting import build_request, request_options
+from lamella.cli.segmenting import build_request, request_options, trust_option
 
 __all__ = ["command"]
 
@@ -19,12 +19,14 @@ __all__ = ["command"]
     help="Coarse labels; ./NAME.MODEL.preview.ome.zarr unless given. A PNG picture lies beside.",
 )  # fmt: skip
 @request_options
+@trust_option
 @input_options
 @click.option("--overwrite", is_flag=True, help="Replace an earlier preview.")
 @answer_options
-def command(source: Path, output: Path | None, *, overwrite: bool, **words: Any) -> None:
+def command(
+    source: Path, output: Path | None, *, overwrite: bool, trust: bool, **words: Any
+) -> None:
     """Show in seconds what a model would find in INPUT: one coarse pass, no run folder."""
-    from lamella.cli.places import models_folder
     from lamella.workflows.api import run_folder_name
     from lamella.workflows.preview import PreviewOptions, preview
 
@@ -33,7 +35,7 @@ def command(source: Path, output: Path | None, *, overwrite: bool, **words: Any)
     labels = output or Path(f"{stem}.preview.ome.zarr")
     picture = _picture_beside(labels)
     request = build_request(source, words)
-    options = PreviewOptions(labels, picture, overwrite, models_folder())
+    options = PreviewOptions(labels, picture, overwrite, is_trusted=trust)
     with console.running() as sink:
         result = preview(request, options, sink=sink)
     document = {

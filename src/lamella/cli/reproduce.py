@@ -7,6 +7,7 @@ import click
 
 from lamella.cli.failure import EXIT_NO
 from lamella.cli.parameters import answer_options, console_of
+from lamella.cli.segmenting import trust_option
 
 if TYPE_CHECKING:
     from lamella.workflows.reproduce import Reproduction
@@ -23,20 +24,20 @@ __all__ = ["command"]
 @click.option(
     "--input", "source", type=click.Path(path_type=Path), help="Where the input lies now."
 )
+@trust_option
 @answer_options
-def command(run: Path, run_dir: Path | None, source: Path | None, **words: Any) -> int:
+def command(
+    run: Path, run_dir: Path | None, source: Path | None, *, trust: bool, **words: Any
+) -> int:
     """Run RUN again from its manifest and say whether the labels are identical.
 
     The input and the model must be the same bytes as then. Exit code 0: identical; 3: not.
     """
-    from lamella.cli.places import models_folder
     from lamella.workflows.reproduce import reproduce
 
     console = console_of(words)
     with console.running() as sink:
-        result = reproduce(
-            run, run_dir=run_dir, source=source, sink=sink, user_models=models_folder()
-        )
+        result = reproduce(run, run_dir=run_dir, source=source, sink=sink, is_trusted=trust)
     document = {
         "run": str(run),
         "is_identical": result.is_identical,

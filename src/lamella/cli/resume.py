@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lamella.cli.parameters import answer_options, console_of
-from lamella.cli.segmenting import run_document, run_text, stopped
+from lamella.cli.segmenting import run_document, run_text, stopped, trust_option
 from lamella.core.errors import RunCancelledError
 
 __all__ = ["command"]
@@ -16,13 +16,13 @@ __all__ = ["command"]
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace the output file the run was to write.")
+@trust_option
 @answer_options
-def command(run: Path, *, overwrite: bool, **words: Any) -> None:
+def command(run: Path, *, overwrite: bool, trust: bool, **words: Any) -> None:
     """Go on with the run in the folder RUN, from the last finished layer.
 
     The labels are the same to the last bit as those of a run that was never interrupted.
     """
-    from lamella.cli.places import models_folder
     from lamella.workflows.run import Run
     from lamella.workflows.segment import RunOptions, segment
 
@@ -36,7 +36,7 @@ def command(run: Path, *, overwrite: bool, **words: Any) -> None:
             run,
             export=None if export is None else Path(export),
             overwrite=overwrite,
-            user_models=models_folder(),
+            is_trusted=trust,
         )
         try:
             with console.running(on_stop="finished work is kept") as sink:

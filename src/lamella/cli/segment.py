@@ -11,10 +11,12 @@ from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.parameters import answer_options, console_of, input_options
 from lamella.cli.segmenting import (
     build_request,
+    objects_options,
     request_options,
     run_document,
     run_text,
     stopped,
+    trust_option,
 )
 from lamella.core.errors import InputError, LamellaError, RunCancelledError
 
@@ -42,14 +44,8 @@ _LABEL_SUFFIXES = (
     help="Run folder; ./NAME.MODEL.run unless given. For several inputs: the folder around them.",
 )  # fmt: skip
 @request_options
-@click.option(
-    "--instances", type=click.Choice(("auto", "none", "components", "watershed")), default="auto",
-    help="Number single objects; auto leaves the labels as the model makes them.",
-)  # fmt: skip
-@click.option("--seed-distance", metavar="N[UNIT]", help="Watershed: seeds nearer than this join.")
-@click.option("--min-size", metavar="N[UNIT3]", help="Remove smaller objects: 200 or 500nm3.")
-@click.option("--fill-holes", is_flag=True, help="Fill holes in objects.")
-@click.option("--keep-largest", is_flag=True, help="Keep the largest object of every class.")
+@objects_options
+@trust_option
 @click.option("--preview/--no-preview", default=True, help="Coarse labels of the whole first.")
 @input_options
 @click.option(
@@ -65,6 +61,7 @@ def command(
     *,
     resume: bool,
     overwrite: bool,
+    trust: bool,
     **words: Any,
 ) -> int:
     """Segment each of INPUTS and leave a run folder with labels, objects and a report.
@@ -72,7 +69,6 @@ def command(
     Interrupted? The same command again goes on where it stopped, and the labels are the same
     to the last bit.
     """
-    from lamella.cli.places import models_folder
     from lamella.workflows.segment import RunOptions
 
     console = console_of(words)
@@ -80,7 +76,7 @@ def command(
     runs: list[Run] = []
     problems: list[tuple[Path, LamellaError]] = []
     for path, folder, export in jobs:
-        options = RunOptions(folder, not resume, export, overwrite, models_folder())
+        options = RunOptions(folder, not resume, export, overwrite, is_trusted=trust)
         if len(jobs) > 1:
             console.say(f"{path}  ({len(runs) + len(problems) + 1} of {len(jobs)})")
         try:

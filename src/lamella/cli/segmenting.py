@@ -9,14 +9,22 @@ import click
 
 from lamella.cli.console import Console, format_duration
 from lamella.cli.parameters import parse_integers, parse_options, parse_spacing
-from lamella.core.errors import RunCancelledError
+from lamella.core.errors import InputError, RunCancelledError
 
 if TYPE_CHECKING:
     from lamella.wire.manifest import RunManifest
     from lamella.wire.request import SegmentRequest, SizeDoc
     from lamella.workflows.run import Run
 
-__all__ = ["build_request", "request_options", "run_document", "run_text", "stopped"]
+__all__ = [
+    "build_request",
+    "objects_options",
+    "request_options",
+    "run_document",
+    "run_text",
+    "stopped",
+    "trust_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +50,94 @@ _REQUEST_OPTIONS = (
     ),
     click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N."),
     click.option("--deterministic", is_flag=True, help="Bit-identical on CUDA too (slower)."),
+    click.option(
+        "--modality",
+        type=click.Choice(("auto", "CT", "MR"), case_sensitive=False),
+        default="auto",
+        help="Kind of medical image, where the file does not say.",
+    ),
 )
+
+_OBJECTS_OPTIONS = (
+    click.option(
+        "--instances",
+        type=click.Choice(
+            (
+                "auto", "none", "components", "watershed",
+                "slices", "hybrid", "volumetric", "ortho",
+            )
+        ),
+        default="auto",
+        help="Number single objects; auto leaves the labels as the model makes them. In 3-D from"
+        " a 2-D model: slices, hybrid (linked, what auto does) or ortho (three planes).",
+    ),
+    click.option(
+        "--min-overlap-ratio",
+        type=click.FloatRange(0, 1, min_open=True),
+        metavar="F",
+        help="Linking: least overlap of two slices of an object (0.3).",
+    ),
+    click.option(
+        "--max-distance-z",
+        type=click.IntRange(1, 16),
+        metavar="N",
+        help="Linking: slices from one part of an object to the next (2 = one may be missing).",
+    ),
+    click.option(
+        "--max-centroid-distance",
+        metavar="N[UNIT]",
+        help="Linking: how far an object's centre may move from slice to slice.",
+    ),
+    click.option(
+        "--seed-distance", metavar="N[UNIT]", help="Watershed: seeds nearer than this join."
+    ),
+    click.option("--min-size", metavar="N[UNIT3]", help="Remove smaller objects: 200 or 500nm3."),
+    click.option("--fill-holes", is_flag=True, help="Fill holes in objects."),
+    click.option("--keep-largest", is_flag=True, help="Keep the largest object of every class."),
+    click.option(
+        "--confidence", is_flag=True, help="Also tell how sure the model is of every object."
+    ),
+)  # fmt: skip
+
+_RESTORE_OPTIONS = (
+    click.option(
+        "--restore",
+        type=click.Choice(("none", "auto", "denoise", "deblur")),
+        help="Restore the image before it is segmented; it is measured as it came.",
+    ),
+    click.option(
+        "--restore-method",
+        type=click.Choice(
+            ("auto", "blind_spot", "non_local_means", "richardson_lucy", "cellpose3")
+        ),
+        default="auto",
+        help="How; auto decides from the image.",
+    ),
+    click.option(
+        "--restore-strength",
+        type=click.FloatRange(0, min_open=True),
+        metavar="F",
+        help="Of the method, 1 = as estimated.",
+    ),
+    click.option("--psf-sigma", metavar="N[UNIT]", help="Deblurring: width of the Gaussian blur."),
+    click.option("--psf", type=click.Path(), help="Deblurring: a measured point spread function."),
+)
+
+
+def trust_option(function: F) -> F:
+    """Add ``--trust``: whether code that comes with a model may be run."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        help="Run code and pickles that come with the model: only for sources you know.",
+    )(function)
+
+
+def objects_options(function: F) -> F:
+    """Add the options about objects, confidence and restoration."""
+    for option in reversed((*_OBJECTS_OPTIONS, *_RESTORE_OPTIONS)):
+        function = option(function)
+    return function
 
 
 def request_options(function: F) -> F:
@@ -67,8 +162,16 @@ def build_request(path: Path, words: dict[str, Any]) -> "SegmentRequest":
 
     spacing = parse_spacing(words["spacing"], words["unit"])
     selectors = ("dataset", "series", "level", "channel", "time", "axes", "resample_irregular")
-    plain = ("engine", "overlap_fraction", "tta", "precision", "device", "deterministic")
-    objects = ("preview", "instances", "fill_holes", "keep_largest", "seed")
+    plain = (
+        "engine",
+        "overlap_fraction",
+        "tta",
+        "precision",
+        "device",
+        "deterministic",
+        "modality",
+    )
+    objects = ("preview", "instances", "fill_holes", "keep_largest", "confidence", "seed")
     options: dict[str, Any] = {
         name: words[name] for name in (*selectors, *plain, *objects) if name in words
     }
@@ -78,8 +181,44 @@ def build_request(path: Path, words: dict[str, Any]) -> "SegmentRequest":
         "tile": parse_integers(words["tile"], what="--tile"),
         "min_size": _size(words.get("min_size")),
         "seed_distance": _length(words.get("seed_distance")),
+        "linking": _linking(words),
+        "restore": _restore(words),
     }
     return make_request(path, words["model"], options)
+
+
+def _linking(words: dict[str, Any]) -> dict[str, Any]:
+    """How slices are linked, as far as it was said."""
+    given = {
+        "min_overlap_ratio": words.get("min_overlap_ratio"),
+        "max_distance_z": words.get("max_distance_z"),
+        "max_centroid_distance": _length(words.get("max_centroid_distance")),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _restore(words: dict[str, Any]) -> dict[str, Any] | None:
+    """How the image is restored; None where nothing was asked for.
+
+    Raises:
+        InputError: for details of a restoration that was not asked for.
+    """
+    given = {
+        "strength": words.get("restore_strength"),
+        "psf_sigma": _length(words.get("psf_sigma")),
+        "psf": words.get("psf"),
+    }
+    details = {name: value for name, value in given.items() if value is not None}
+    method = words.get("restore_method") or "auto"
+    mode = words.get("restore")
+    if mode is None:
+        if details or method != "auto":
+            raise InputError(
+                "the restoration is described, but not asked for",
+                hint="add --restore auto, denoise or deblur",
+            )
+        return None
+    return {"mode": mode, "method": method, **details}
 
 
 def run_document(run: "Run") -> dict[str, Any]:

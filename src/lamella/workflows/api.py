@@ -81,18 +81,20 @@ def segment(
     sink: EventSink | None = None,
     fresh: bool = False,
     overwrite: bool = False,
+    trust: bool = False,
     **options: Any,
 ) -> Run:
     """Segment a volume or an image.
 
     Args:
         source: path, or a volume.
-        model: model id, model folder, or ``classical:METHOD``.
+        model: model id, model folder, or ``ENGINE:NAME`` such as ``classical:otsu``.
         run_dir: run folder; ``./NAME.MODEL.run`` unless given. The same call again goes on where
             it stopped, and returns the finished run when there is one.
         sink: progress and cancellation.
         fresh: start anew, whatever the folder holds.
         overwrite: run a finished run again.
+        trust: run code and pickles that come with the model; only for sources you know.
         **options: fields of :class:`lamella.SegmentRequest` (``instances="watershed"``,
             ``min_size="500nm3"``, ``tile=(64, 64, 64)``, ``tta=True``, ``precision="bf16"``, ...);
             for a path also those of ``input`` (``dataset``, ``channel``, ``spacing``, ...).
@@ -110,7 +112,7 @@ def segment(
     folder = Path(run_dir) if run_dir is not None else Path(run_folder_name(source, model))
     return run_request(
         request,
-        RunOptions(folder, fresh=fresh, overwrite=overwrite),
+        RunOptions(folder, fresh=fresh, overwrite=overwrite, is_trusted=trust),
         volume=volume,
         sink=sink,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lamella.core.errors import InputError
+from lamella.core.places import Places
 from lamella.core.progress import Progress, SilentSink
 from lamella.io.format import SaveOptions, open_volume, save_volume
 from lamella.volume.labels import Labels
@@ -61,7 +62,7 @@ def run_demo(
     shape: tuple[int, ...],
     seed: int,
     sink: EventSink | None = None,
-    user_models: Path | None = None,
+    places: Places | None = None,
 ) -> DemoResult:
     """Simulate a tomogram, segment it as a user would, and score the result.
 
@@ -71,7 +72,7 @@ def run_demo(
         shape: of the tomogram, (z, y, x).
         seed: of the simulation.
         sink: events and cancellation.
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
 
     Raises:
         UnknownModelError: when there is no such model.
@@ -90,7 +91,7 @@ def run_demo(
             fresh=True,
             export=labels_path,
             overwrite=True,
-            user_models=user_models,
+            places=places,
         ),
         sink=listener,
     )

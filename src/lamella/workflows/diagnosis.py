@@ -11,6 +11,7 @@ from typing import Literal
 
 from lamella.core.errors import LamellaError
 from lamella.core.optional import is_importable
+from lamella.core.places import Places
 from lamella.engines.registry import check_engine, list_engines
 from lamella.io.format import descriptors
 from lamella.workflows.objects import available_bytes
@@ -40,13 +41,19 @@ class Check:
     hint: str = ""
 
 
-def diagnose(user_models: Path | None = None) -> tuple[Check, ...]:
+def diagnose(places: Places | None = None) -> tuple[Check, ...]:
     """Look at everything once.
 
     Args:
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
     """
-    return (*_machine(), *_formats(), *_engines(), *_models(user_models), *_devices())
+    return (
+        *_machine(),
+        *_formats(),
+        *_engines(),
+        *_models(places or Places.of_user()),
+        *_devices(),
+    )
 
 
 def _machine() -> Iterator[Check]:
@@ -87,11 +94,11 @@ def _engines() -> Iterator[Check]:
             yield Check("Engines", engine.id, state, availability.reason, availability.hint)
 
 
-def _models(user_models: Path | None) -> Iterator[Check]:
+def _models(places: Places) -> Iterator[Check]:
     from lamella.models.catalogue import list_models
     from lamella.models.folder import ModelFolder
 
-    entries = list_models(user_models)
+    entries = list_models(places.models)
     if not entries:
         yield Check("Models", "none", "absent", "no model is there", "give --model a model folder")
     for entry in entries:

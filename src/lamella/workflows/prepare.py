@@ -9,12 +9,14 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lamella.core.errors import AxesError, InputError, StorageError
+from lamella.core.places import Places
 from lamella.core.progress import ProgressSink
 from lamella.engines.engine import EngineDescriptor
 from lamella.engines.registry import check_engine, find_engine, list_engines
@@ -28,6 +30,9 @@ from lamella.workflows.objects import check_memory, check_sizes
 
 if TYPE_CHECKING:
     from lamella.models.folder import ModelFolder
+    from lamella.models.foreign import ForeignModel
+
+    AnyModel = ModelFolder | ForeignModel
 
 __all__ = ["MEMORY_PREFIX", "Prepared", "check_disk", "input_of_volume", "open_input", "prepare"]
 
@@ -47,7 +52,7 @@ class Prepared:
         request: with the input's path made whole.
         volume: the input, lazy.
         engine: what will run.
-        model: the opened model folder; None for an engine without models.
+        model: the opened model; None for an engine without models.
         input_fact: fingerprint and geometry of the input.
         model_fact: identity of the model.
     """
@@ -55,7 +60,7 @@ class Prepared:
     request: SegmentRequest
     volume: Volume
     engine: EngineDescriptor
-    model: "ModelFolder | None"
+    model: "AnyModel | None"
     input_fact: InputFact
     model_fact: ModelFact
 
@@ -65,7 +70,7 @@ def prepare(
     volume: Volume | None,
     sink: ProgressSink,
     *,
-    user_models: Path | None = None,
+    places: Places | None = None,
     has_fingerprint: bool = True,
 ) -> Prepared:
     """Open and check what a request names.
@@ -74,14 +79,16 @@ def prepare(
         request: what to do.
         volume: the input itself, where it is not a file.
         sink: progress and cancellation of reading the input for its fingerprint.
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
         has_fingerprint: whether to read the whole input for its SHA-256.
 
     Raises:
         LamellaError: of the kind that fits whatever is wrong.
     """
-    engine, model = _find_model(request, user_models)
-    _check_available(engine)
+    places = places or Places.of_user()
+    engine = _find_engine(request, places)
+    _check_available(engine, places)
+    model = _find_model(request, engine, places)
     if volume is None:
         path = Path(request.input.path)
         if request.input.path.startswith(MEMORY_PREFIX):
@@ -94,7 +101,7 @@ def prepare(
         )
         volume = open_input(request.input)
     volume = _single_time(volume)
-    _check_fit(volume, model)
+    _check_fit(volume, request, engine, model)
     check_sizes(request, volume)
     check_memory(request, volume)
     if not has_fingerprint:
@@ -152,27 +159,62 @@ def check_disk(volume: Volume, folder: Path) -> None:
         )
 
 
-def _find_model(
-    request: SegmentRequest, user_models: Path | None
-) -> "tuple[EngineDescriptor, ModelFolder | None]":
-    """The engine, and the model folder where it needs one."""
-    prefix = request.model.partition(":")[0]
-    without_model = [known.id for known in list_engines() if not known.needs_model]
-    if prefix in without_model and request.engine in (None, prefix):
-        return find_engine(prefix), None
-    engine = find_engine(request.engine or "lamella")
-    if not engine.needs_model:
+def _find_engine(request: SegmentRequest, places: Places) -> EngineDescriptor:
+    """The engine that is named, or that the model asks for."""
+    named = _engine_of(request.model)
+    if named is not None and request.engine not in (None, named.id):
         raise InputError(
-            f"the engine {engine.id!r} takes no model {request.model!r}",
-            hint=f"write --model {engine.id}:METHOD, or leave out --engine",
+            f"the model {request.model!r} is of the engine {named.id!r}, not of {request.engine!r}",
+            hint="leave out --engine",
         )
+    if named is not None:
+        return named
+    if request.engine is not None:
+        engine = find_engine(request.engine)
+        if not engine.needs_model:
+            raise InputError(
+                f"the engine {engine.id!r} takes no model {request.model!r}",
+                hint=f"write --model {engine.id}:METHOD, or leave out --engine",
+            )
+        return engine
+    from lamella.models.foreign import find_foreign
+
+    stored = find_foreign(request.model, places)
+    return find_engine("lamella" if stored is None else stored.engine)
+
+
+def _engine_of(model: str) -> EngineDescriptor | None:
+    """The engine before the colon of ``ENGINE:NAME``; one without models may stand alone."""
+    prefix, colon, _ = model.partition(":")
+    for known in list_engines():
+        if known.id == prefix and (colon or not known.needs_model):
+            # The shipped models of this project may be called as its engine is.
+            return known
+    return None
+
+
+def _find_model(
+    request: SegmentRequest, engine: EngineDescriptor, places: Places
+) -> "AnyModel | None":
+    if not engine.needs_model:
+        return None
+    prefix, colon, rest = request.model.partition(":")
+    reference = rest if colon and prefix == engine.id else request.model
+    if not reference:
+        raise InputError(
+            f"{request.model!r} names no model",
+            hint=f"write {engine.id}:NAME; `lamella models list` shows what is there",
+        )
+    if engine.model_module:
+        found: ForeignModel = import_module(engine.model_module).find_model(reference, places)
+        return found
     from lamella.models.store import find_model
 
-    return engine, find_model(request.model, user_folder=user_models)
+    return find_model(reference, user_folder=places.models)
 
 
-def _check_available(engine: EngineDescriptor) -> None:
-    availability = check_engine(engine)
+def _check_available(engine: EngineDescriptor, places: Places) -> None:
+    availability = check_engine(engine, places)
     if not availability.is_available:
         from lamella.core.errors import MissingDependencyError
 
@@ -195,7 +237,12 @@ def _single_time(volume: Volume) -> Volume:
     return volume.select("t", 0)
 
 
-def _check_fit(volume: Volume, model: "ModelFolder | None") -> None:
+def _check_fit(
+    volume: Volume,
+    request: SegmentRequest,
+    engine: EngineDescriptor,
+    model: "AnyModel | None",
+) -> None:
     """Say early what the engine would say late: the fingerprint of a large file takes a while."""
     if min(volume.shape) < 1:
         raise InputError(
@@ -208,10 +255,22 @@ def _check_fit(volume: Volume, model: "ModelFolder | None") -> None:
         )
     if model is None:
         return
-    from lamella.engines.lamella.settings import check_axes
-
     if "c" in volume.axes and volume.n_channels == 1:
         volume = volume.select("c", 0)
+    if engine.model_module:
+        # Engines that can tell early whether a volume fits offer ``check_fit`` beside find_model.
+        check = getattr(import_module(engine.model_module), "check_fit", None)
+        if check is not None:
+            check(volume, request, model)
+        return
+    _check_folder_fit(volume, model)
+
+
+def _check_folder_fit(volume: Volume, model: "AnyModel") -> None:
+    from lamella.engines.lamella.settings import check_axes
+    from lamella.models.folder import ModelFolder
+
+    assert isinstance(model, ModelFolder), "engines without a model module take model folders"
     check_axes(volume, model.card)
     if model.card.axes == "zyx" and min(volume.spatial_shape) == 1:
         raise AxesError(
@@ -241,10 +300,20 @@ def _input_fact(request: SegmentRequest, volume: Volume, sha256: str, n_bytes: i
 
 
 def _model_fact(
-    request: SegmentRequest, engine: EngineDescriptor, model: "ModelFolder | None"
+    request: SegmentRequest, engine: EngineDescriptor, model: "AnyModel | None"
 ) -> ModelFact:
     if model is None:
         return ModelFact(id=request.model, engine=engine.id)
+    from lamella.models.folder import ModelFolder
+
+    if not isinstance(model, ModelFolder):
+        return ModelFact(
+            id=model.id,
+            version=model.version,
+            engine=engine.id,
+            sha256=model.sha256,
+            licence=model.licence,
+        )
     card = model.card
     weights: Mapping[str, str] = card.files
     return ModelFact(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lamella.core.errors import EngineError, InputError, OutputExistsError, RunCancelledError
+from lamella.core.places import Places
 from lamella.core.progress import SilentSink
 from lamella.engines.engine import PREVIEW_NAME, EngineJob
 from lamella.engines.registry import load_engine
@@ -33,13 +34,15 @@ class PreviewOptions:
         labels: path of the coarse labels, in the format of its suffix.
         picture: path of the PNG picture.
         overwrite: replace what is there.
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
+        is_trusted: code and pickles that come with a model may be run.
     """
 
     labels: Path
     picture: Path
     overwrite: bool = False
-    user_models: Path | None = None
+    places: Places | None = None
+    is_trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +87,24 @@ def preview(
     find_writer(options.labels).load()
     request = request.model_copy(update={"preview": True})
     # The preview itself does not depend on the input's bytes: no fingerprint, no waiting.
-    prepared = prepare(
-        request, None, listener, user_models=options.user_models, has_fingerprint=False
-    )
+    prepared = prepare(request, None, listener, places=options.places, has_fingerprint=False)
     if not prepared.engine.has_preview:
         raise InputError(
             f"the engine {prepared.engine.id!r} makes no preview", hint="use `lamella segment`"
         )
     with tempfile.TemporaryDirectory(prefix="lamella-preview-") as folder:
         stop = _StopAtPreview(listener)
-        job = EngineJob(prepared.volume, prepared.request, prepared.model, Path(folder))
+        places = options.places or Places.of_user()
+        job = EngineJob(
+            prepared.volume,
+            prepared.request,
+            prepared.model,
+            Path(folder),
+            places=places,
+            is_trusted=options.is_trusted,
+        )
         try:
-            load_engine(prepared.engine.id).segment(job, stop)
+            load_engine(prepared.engine.id, places).segment(job, stop)
         except RunCancelledError:
             if stop.event is None:
                 raise

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lamella.core.errors import InputError, ModelError, RunError
+from lamella.core.places import Places
 from lamella.core.progress import SilentSink
 from lamella.volume.labels import Labels
 from lamella.volume.source import iter_slabs
@@ -59,7 +60,8 @@ def reproduce(
     source: Path | None = None,
     volume: Volume | None = None,
     sink: EventSink | None = None,
-    user_models: Path | None = None,
+    places: Places | None = None,
+    is_trusted: bool = False,
 ) -> Reproduction:
     """Run a finished run again and compare the labels.
 
@@ -69,7 +71,8 @@ def reproduce(
         source: where the input lies now, if it was moved.
         volume: the input itself, if it was an array in memory.
         sink: events and cancellation.
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
+        is_trusted: code and pickles that come with the model may be run.
 
     Raises:
         RunError: when the first run is not finished.
@@ -84,9 +87,9 @@ def reproduce(
     if source is not None:
         moved = request.input.model_copy(update={"path": str(source.absolute())})
         request = request.model_copy(update={"input": moved})
-    _check_same(old, request, volume, listener, user_models)
+    _check_same(old, request, volume, listener, places)
     with _second_folder(run_dir) as where:
-        options = RunOptions(where, fresh=True, user_models=user_models)
+        options = RunOptions(where, fresh=True, places=places, is_trusted=is_trusted)
         second = segment(request, options, volume=volume, sink=listener)
         new = second.manifest
         assert old.labels is not None, "finished runs have labels"
@@ -118,9 +121,9 @@ def _check_same(
     request: SegmentRequest,
     volume: Volume | None,
     listener: EventSink,
-    user_models: Path | None,
+    places: Places | None,
 ) -> None:
-    prepared = prepare(request, volume, listener, user_models=user_models)
+    prepared = prepare(request, volume, listener, places=places)
     now, before = prepared.input_fact.sha256, old.input.sha256
     if now != before:
         raise InputError(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lamella.core.errors import LamellaError, OutputExistsError, RunCancelledError, RunError
+from lamella.core.places import Places
 from lamella.core.progress import SilentSink
 from lamella.engines.engine import EngineJob
 from lamella.engines.registry import load_engine
@@ -61,14 +62,16 @@ class RunOptions:
         fresh: start anew, whatever an earlier run left in the folder.
         export: also write the labels here, in the format of its suffix.
         overwrite: replace ``export`` where it is there, and run a finished run again.
-        user_models: folder of the user's own models.
+        places: where models and environments lie; the user's own unless given.
+        is_trusted: code and pickles that come with a model may be run.
     """
 
     run_dir: Path
     fresh: bool = False
     export: Path | None = None
     overwrite: bool = False
-    user_models: Path | None = None
+    places: Places | None = None
+    is_trusted: bool = False
 
 
 def segment(
@@ -99,7 +102,7 @@ def segment(
     folder = RunFolder(options.run_dir)
     folder.check_ours()
     _check_export(options)
-    prepared = prepare(request, volume, listener, user_models=options.user_models)
+    prepared = prepare(request, volume, listener, places=options.places)
     check_disk(prepared.volume, folder.path)
     was_there = folder.path.exists()
     try:
@@ -296,6 +299,7 @@ class _Session:
                 self.recorder.warn(note.code, note.message)
             return known
         self.folder.engine_result.unlink(missing_ok=True)
+        places = self.options.places or Places.of_user()
         watch = _PreviewWatch(self.recorder, self.began)
         job = EngineJob(
             volume=self.prepared.volume,
@@ -303,8 +307,10 @@ class _Session:
             model=self.prepared.model,
             run_dir=self.folder.path,
             resume=self.found.earlier is not None,
+            places=places,
+            is_trusted=self.options.is_trusted,
         )
-        result = load_engine(self.prepared.engine.id).segment(job, watch)
+        result = load_engine(self.prepared.engine.id, places).segment(job, watch)
         if watch.preview_s is not None:
             self.timings.setdefault("preview", watch.preview_s)
         if result.tiles_done < result.tiles_planned:
