@@ -20,6 +20,9 @@ people already catch::
     │   ├── UnknownModelError                   unknown_model
     │   └── UnknownEngineError                  unknown_engine
     ├── ModelError                              invalid_model
+    ├── LicenceError                            licence_not_accepted
+    ├── DownloadError (OSError)                 download_failed
+    │   └── OfflineError                        offline
     ├── EngineError                             engine_failed
     ├── DeviceError                             device_unavailable
     ├── RunError                                run_failed
@@ -40,14 +43,17 @@ __all__ = [
     "AxesError",
     "BoxOutOfBoundsError",
     "DeviceError",
+    "DownloadError",
     "EngineError",
     "GeometryError",
     "InputError",
     "LamellaError",
+    "LicenceError",
     "MissingDependencyError",
     "MissingPathError",
     "ModelError",
     "NarrowingError",
+    "OfflineError",
     "OutputExistsError",
     "RunCancelledError",
     "RunError",
@@ -185,6 +191,24 @@ class ModelError(LamellaError):
     """A model folder that is incomplete, changed or contradictory."""
 
     code = "invalid_model"
+
+
+class LicenceError(LamellaError):
+    """A model whose licence has to be accepted first."""
+
+    code = "licence_not_accepted"
+
+
+class DownloadError(LamellaError, OSError):
+    """Files that no address gave whole and right; what came is kept where it can be trusted."""
+
+    code = "download_failed"
+
+
+class OfflineError(DownloadError):
+    """The network is needed and was forbidden."""
+
+    code = "offline"
 
 
 class EngineError(LamellaError):

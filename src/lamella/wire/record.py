@@ -32,6 +32,7 @@ class ModelRecord(Document):
     classes: tuple[ClassDoc, ...] = ()
     licence: str = ""
     licence_url: str = ""
+    licence_text: str = ""
     must_accept: bool = False
     """Whether the licence has to be accepted before the model is used."""
     citation: str = ""
