@@ -21,7 +21,7 @@ def absent_engine(monkeypatch):
         needs=("no_such_package_anywhere",),
         extra="absent",
     )
-    monkeypatch.setitem(registry._DESCRIPTORS, "absent", absent)
+    monkeypatch.setattr(registry, "_OWN", (*registry._OWN, absent))
 
 
 def test_list_shows_engines_and_their_options(capsys):

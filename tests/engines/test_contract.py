@@ -62,7 +62,7 @@ def test_an_engine_without_its_packages_is_refused_with_what_to_install(monkeypa
         needs=("no_such_package_anywhere",),
         extra="absent",
     )
-    monkeypatch.setitem(registry._DESCRIPTORS, "absent", absent)
+    monkeypatch.setattr(registry, "_OWN", (*registry._OWN, absent))
     with pytest.raises(MissingDependencyError, match="no_such_package_anywhere") as caught:
         load_engine("absent")
     assert caught.value.hint == 'pip install "lamella[absent]"'
