@@ -117,7 +117,9 @@ def decode(decoder, logits, weight):
 @given(st.floats(0.01, 3.0), st.integers(0, 99))
 def test_argmax_confidence_is_the_softmax_of_the_mean(weight, seed):
     logits = np.random.default_rng(seed).normal(0, 3, (4, 3, 5))
-    labels, confidence = decode(Argmax(4, confidence=True, temperature=2.0), logits, weight)
+    labels, confidence = decode(
+        Argmax(4, measures=("probability",), temperature=2.0), logits, weight
+    )
     np.testing.assert_array_equal(labels, logits.argmax(axis=0))
     softmax = np.exp(logits / 2) / np.exp(logits / 2).sum(axis=0)
     assert np.abs(confidence[0] / 255 - softmax.max(axis=0)).max() < 0.003

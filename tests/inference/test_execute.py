@@ -29,7 +29,7 @@ def run(kit, source, plan, *, radius=1, batch=1, unit=(4, 64, 64), grid=None, **
             plan=plan,
             source=source,
             runtime=kit.LocalRuntime(plan.tile, radius=radius, batch=batch),
-            decoder=Argmax(3, confidence=True),
+            decoder=Argmax(3, measures=("probability",)),
             grid=grid,
             labels=options.pop("labels", labels),
             probabilities=options.pop("probabilities", confidence),

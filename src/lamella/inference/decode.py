@@ -1,7 +1,12 @@
 """How summed logits of a finished layer become labels (and probabilities, where asked for).
 
 Decoders work on *weighted sums* of logits: the sign and the largest of several sums are those of
-the means, so labels need no division. Probabilities are taken from the mean logits.
+the means, so labels need no division. Probabilities, and how sure the network was
+(:mod:`~lamella.inference.confidence`), are taken from the mean logits; labels are the same, bit for
+bit, whether or not these are asked for.
+
+A runtime that also tells how far mirrored copies differ (``Mirrored`` with a spread) gives one
+channel more, the last; decoders made with ``has_spread`` expect it.
 
 Examples:
     >>> total = np.array([[[0.0, 2.0]], [[1.0, -1.0]]], np.float32)
@@ -20,6 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.core.errors import ModelError
+from lamella.inference.confidence import (
+    SPREAD,
+    leave_foreground,
+    leave_sigmoid,
+    leave_softmax,
+    sigmoid,
+    to_uint8,
+)
 
 __all__ = ["Argmax", "Decoder", "Foreground", "Threshold"]
 
@@ -74,18 +87,26 @@ class Argmax:
     """Softmax classes: the output channel is the class id; the lowest of equals wins.
 
     Args:
-        n_outputs: channels of the network, background included.
-        confidence: leave the probability of the chosen class as well.
+        n_classes: classes of the network, background included.
+        measures: how sure it was, one map each.
         temperature: logits are divided by it before the softmax (calibration).
+        has_spread: whether the last channel is the spread over mirrored copies.
     """
 
     def __init__(
-        self, n_outputs: int, *, confidence: bool = False, temperature: float = 1.0
+        self,
+        n_classes: int,
+        *,
+        measures: tuple[str, ...] = (),
+        temperature: float = 1.0,
+        has_spread: bool = False,
     ) -> None:
-        self.n_outputs = n_outputs
-        self.n_probabilities = 1 if confidence else 0
-        self.needs_weight = confidence
-        self.label_dtype = label_dtype(n_outputs - 1)
+        self.n_outputs = n_classes + has_spread
+        self.n_probabilities = len(measures)
+        self.needs_weight = bool(measures)
+        self.label_dtype = label_dtype(n_classes - 1)
+        self._n_classes = n_classes
+        self._measures = measures
         self._temperature = np.float32(temperature)
 
     def decode(
@@ -98,15 +119,14 @@ class Argmax:
         """Pick the largest channel."""
         best = total[0].copy()
         labels[...] = 0
-        for channel in range(1, self.n_outputs):
+        for channel in range(1, self._n_classes):
             np.copyto(labels, labels.dtype.type(channel), where=total[channel] > best)
             np.maximum(best, total[channel], out=best)
         if weight is None:
             return
-        # softmax of the winner: 1 / sum(exp(logit - best))
         scale = weight * self._temperature
-        below = np.exp((total - best) / scale).sum(axis=0)
-        probabilities[0] = _to_uint8(np.reciprocal(below))
+        leave_softmax(total[: self._n_classes], scale, self._measures, probabilities)
+        _leave_spread(self._measures, total, weight, probabilities)
 
 
 class Threshold:
@@ -115,25 +135,29 @@ class Threshold:
     Where several do, the highest wins; the lowest channel of equals.
 
     Args:
-        n_outputs: channels of the network, background not included.
+        n_classes: channels of the network, background not included.
         threshold: probability, between 0 and 1.
-        confidence: leave the largest probability as well.
+        measures: how sure it was, one map each.
         temperature: logits are divided by it before the sigmoid (calibration).
+        has_spread: whether the last channel is the spread over mirrored copies.
     """
 
     def __init__(
         self,
-        n_outputs: int,
+        n_classes: int,
         *,
         threshold: float = 0.5,
-        confidence: bool = False,
+        measures: tuple[str, ...] = (),
         temperature: float = 1.0,
+        has_spread: bool = False,
     ) -> None:
-        self.n_outputs = n_outputs
-        self.n_probabilities = 1 if confidence else 0
+        self.n_outputs = n_classes + has_spread
+        self.n_probabilities = len(measures)
         self._limit = logit_of(threshold) * temperature
-        self.needs_weight = confidence or self._limit != 0.0
-        self.label_dtype = label_dtype(n_outputs)
+        self.needs_weight = bool(measures) or self._limit != 0.0
+        self.label_dtype = label_dtype(n_classes)
+        self._n_classes = n_classes
+        self._measures = measures
         self._temperature = np.float32(temperature)
 
     def decode(
@@ -146,34 +170,50 @@ class Threshold:
         """Pick the largest channel above the threshold."""
         best = np.zeros_like(total[0]) if weight is None else weight * np.float32(self._limit)
         labels[...] = 0
-        for channel in range(self.n_outputs):
+        for channel in range(self._n_classes):
             np.copyto(labels, labels.dtype.type(channel + 1), where=total[channel] > best)
             np.maximum(best, total[channel], out=best)
-        if weight is not None and self.n_probabilities:
-            mean = total.max(axis=0) / (weight * self._temperature)
-            probabilities[0] = _to_uint8(_sigmoid(mean))
+        if weight is None or not self._measures:
+            return
+        probability = sigmoid(total[: self._n_classes] / (weight * self._temperature))
+        leave_sigmoid(probability, labels, self._measures, probabilities)
+        _leave_spread(self._measures, total, weight, probabilities)
 
 
 class Foreground:
     """Networks whose channels are made into instances later: all probabilities are left.
 
-    Channel 0 is foreground (sigmoid); labels are its thresholded foreground, class 1.
+    Channel 0 is foreground (sigmoid); labels are its thresholded foreground, class 1. The maps are
+    those of the channels, then those of the measures.
 
     Args:
-        n_outputs: channels of the network.
+        n_channels: channels of the network.
         threshold: probability from which a voxel is foreground.
         linear: channels that are a quantity in 0..1 (a normalised distance), not a logit.
+        measures: how sure it was, one map each; a logit channel 1 is taken for boundaries.
+        temperature: logits are divided by it for the measures (calibration).
+        has_spread: whether the last channel is the spread over mirrored copies.
     """
 
     def __init__(
-        self, n_outputs: int, *, threshold: float = 0.5, linear: tuple[int, ...] = ()
+        self,
+        n_channels: int,
+        *,
+        threshold: float = 0.5,
+        linear: tuple[int, ...] = (),
+        measures: tuple[str, ...] = (),
+        temperature: float = 1.0,
+        has_spread: bool = False,
     ) -> None:
-        self.n_outputs = n_outputs
-        self.n_probabilities = n_outputs
+        self.n_outputs = n_channels + has_spread
+        self.n_probabilities = n_channels + len(measures)
         self.needs_weight = True
         self.label_dtype = label_dtype(1)
+        self._n_channels = n_channels
         self._limit = np.float32(logit_of(threshold))
         self._linear = linear
+        self._measures = measures
+        self._temperature = np.float32(temperature)
 
     def decode(
         self,
@@ -184,11 +224,34 @@ class Foreground:
     ) -> None:
         """Threshold the foreground and leave every channel."""
         assert weight is not None, "Band passes weights to decoders that need them"
-        mean = total / weight
+        mean = total[: self._n_channels] / weight
         labels[...] = mean[0] > self._limit
-        for channel in range(self.n_outputs):
-            value = mean[channel] if channel in self._linear else _sigmoid(mean[channel])
-            probabilities[channel] = _to_uint8(value)
+        for channel in range(self._n_channels):
+            value = mean[channel] if channel in self._linear else sigmoid(mean[channel])
+            probabilities[channel] = to_uint8(value)
+        if not self._measures:
+            return
+        maps = probabilities[self._n_channels :]
+        has_boundary = self._n_channels > 1 and 1 not in self._linear
+        leave_foreground(
+            sigmoid(mean[0] / self._temperature),
+            sigmoid(mean[1] / self._temperature) if has_boundary else None,
+            labels,
+            self._measures,
+            maps,
+        )
+        _leave_spread(self._measures, total, weight, maps)
+
+
+def _leave_spread(
+    measures: tuple[str, ...],
+    total: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    maps: NDArray[np.uint8],
+) -> None:
+    """The weighted mean of the last channel, where it is asked for."""
+    if SPREAD in measures:
+        maps[measures.index(SPREAD)] = to_uint8(total[-1] / weight)
 
 
 def label_dtype(largest: int) -> np.dtype[np.unsignedinteger]:
@@ -207,12 +270,3 @@ def logit_of(probability: float) -> float:
             f"threshold {probability} must lie between 0 and 1", hint="0.5 is usual; see the card"
         )
     return math.log(probability / (1.0 - probability))
-
-
-def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Clipped: exp(88) is the largest that float32 holds, and 40 is 1 - 1e-18 already.
-    return np.reciprocal(1.0 + np.exp(-np.clip(values, -40.0, 40.0)))
-
-
-def _to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.rint(np.clip(probability, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)

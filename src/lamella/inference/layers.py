@@ -17,6 +17,7 @@ import os
 import queue
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,14 @@ from lamella.io.format import storage_errors
 from lamella.io.label_store import LabelStore
 from lamella.volume.box import Box
 
-__all__ = ["GridMap", "LabelLayers", "LayerStore", "LayerWriter", "ProbabilityLayers"]
+__all__ = [
+    "GridMap",
+    "LabelLayers",
+    "LayerStore",
+    "LayerWriter",
+    "ProbabilityLayers",
+    "SplitLayers",
+]
 
 
 class LayerStore(Protocol):
@@ -144,6 +152,28 @@ class ProbabilityLayers:
                     _sync(self._path.joinpath("c", "0", *map(str, index)))
                 _sync(self._path)
         self._written.clear()
+
+
+class SplitLayers:
+    """Several stores that share the maps of one decoder, each with its part of them.
+
+    Args:
+        parts: a store, and the maps that go there; the stores have the same unit.
+    """
+
+    def __init__(self, parts: Sequence[tuple[LayerStore, slice]]) -> None:
+        self._parts = tuple(parts)
+        self.unit = self._parts[0][0].unit
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """Write a box of all maps."""
+        for store, maps in self._parts:
+            store.write(box, values[maps])
+
+    def sync(self) -> None:
+        """Make durable what was written."""
+        for store, _ in self._parts:
+            store.sync()
 
 
 def _as_3d(unit: tuple[int, ...]) -> tuple[int, int, int]:

@@ -25,12 +25,15 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.inference.confidence import sigmoid
+
 __all__ = [
     "Difference",
     "Mirrored",
     "Pipelined",
     "Precision",
     "Runtime",
+    "Spread",
     "as_pipelined",
     "compare",
 ]
@@ -126,6 +129,33 @@ def as_pipelined(runtime: Runtime) -> Pipelined:
     return runtime if isinstance(runtime, Pipelined) else _Immediate(runtime)
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far mirrored copies differ, as one more output: a probability's standard deviation.
+
+    Attributes:
+        activation: what turns logits into probabilities.
+        channel: the channel whose probability is meant; None = the one with the largest mean logit.
+        temperature: logits are divided by it first (calibration).
+    """
+
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    channel: int | None = None
+    temperature: float = 1.0
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities of the channel that is meant, or of all, float32, (n, k or 1, ...)."""
+        scaled = logits * np.float32(1.0 / self.temperature)
+        if self.activation == "softmax":
+            scaled -= scaled.max(axis=1, keepdims=True)
+            share = np.exp(scaled, out=scaled)
+            share /= share.sum(axis=1, keepdims=True)
+        else:
+            chosen = scaled if self.channel is None else scaled[:, self.channel : self.channel + 1]
+            return sigmoid(chosen)
+        return share if self.channel is None else share[:, self.channel : self.channel + 1]
+
+
 class Mirrored:
     """Test-time augmentation: the mean of the logits over all mirrored copies of a batch.
 
@@ -134,10 +164,14 @@ class Mirrored:
     Args:
         inner: runs the network.
         axes: axes of the batch that may be mirrored (2 is the first spatial one).
+        spread: also tell how far the copies differ, as a channel behind the others.
     """
 
-    def __init__(self, inner: Runtime, *, axes: tuple[int, ...]) -> None:
+    def __init__(
+        self, inner: Runtime, *, axes: tuple[int, ...], spread: Spread | None = None
+    ) -> None:
         self._inner = inner
+        self._spread = spread
         self._flips = [
             flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)
         ]
@@ -145,7 +179,7 @@ class Mirrored:
         self.device = inner.device
         self.precision = inner.precision
         self.batch_shape = inner.batch_shape
-        self.n_outputs = inner.n_outputs
+        self.n_outputs = inner.n_outputs + (spread is not None)
 
     @property
     def n_copies(self) -> int:
@@ -155,11 +189,44 @@ class Mirrored:
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run every copy and average."""
         total = np.array(self._inner(batch), np.float32)
+        moments = None if self._spread is None else _Moments(self._spread, total)
         for flip in self._flips[1:]:
             mirrored = np.ascontiguousarray(np.flip(batch, flip))
-            total += np.flip(self._inner(mirrored), flip)
+            logits = np.flip(self._inner(mirrored), flip)
+            total += logits
+            if moments is not None:
+                moments.add(logits)
         total *= np.float32(1.0 / len(self._flips))
-        return total
+        if moments is None:
+            return total
+        return np.concatenate([total, moments.deviation(total)], axis=1)
+
+
+class _Moments:
+    """Sums of the copies' probabilities and of their squares: no copy is kept."""
+
+    def __init__(self, spread: Spread, logits: NDArray[np.float32]) -> None:
+        self._spread = spread
+        # A copy is rarely far from the first, so squares of differences keep their digits.
+        self._first = spread.probabilities(logits)
+        self._sum = np.zeros_like(self._first)
+        self._squares = np.zeros_like(self._first)
+        self._n = 1
+
+    def add(self, logits: NDArray[np.float32]) -> None:
+        difference = self._spread.probabilities(logits) - self._first
+        self._sum += difference
+        self._squares += np.square(difference, out=difference)
+        self._n += 1
+
+    def deviation(self, mean_logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standard deviation of the chosen class's probability, (n, 1, ...)."""
+        mean = self._sum / np.float32(self._n)
+        variance = np.maximum(self._squares / np.float32(self._n) - mean * mean, 0.0)
+        if variance.shape[1] > 1:
+            chosen = mean_logits.argmax(axis=1, keepdims=True)
+            variance = np.take_along_axis(variance, chosen, axis=1)
+        return np.sqrt(variance).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
