@@ -390,7 +390,15 @@ def _metadata(series: DicomSeries) -> dict[str, Any]:
         told = text(first.dataset, element)
         if told:
             known[name] = float(value) if isinstance(value, float) else told
-    syntax = getattr(getattr(first.dataset, "file_meta", None), "TransferSyntaxUID", None)
+    meta = getattr(first.dataset, "file_meta", None)
+    # Anonymisers blank identifiers of the data set and forget the same ones before it.
+    sop_class = first.dataset.get("SOPClassUID") or getattr(meta, "MediaStorageSOPClassUID", None)
+    if sop_class:
+        known["sop_class"] = str(sop_class.name)
+    image_type = text(first.dataset, "ImageType")
+    if image_type:
+        known["image_type"] = image_type
+    syntax = getattr(meta, "TransferSyntaxUID", None)
     if syntax is not None:
         known["transfer_syntax"] = str(syntax.name)
     known["n_files"] = len(series.images)

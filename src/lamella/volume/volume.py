@@ -50,7 +50,8 @@ class Volume:
         name: short name for people.
         channel_names: one per channel, or empty.
         notes: odd things found while reading.
-        metadata: facts from the file's own header, for people; nothing in Lamella depends on them.
+        metadata: facts from the file's own header, for people; of Lamella only the check of a
+            scan's modality looks at them.
         levels: coarser levels of a stored pyramid, level 1 first; empty without one.
         path: the file it came from.
     """
