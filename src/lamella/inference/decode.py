@@ -175,7 +175,8 @@ class Threshold:
             np.maximum(best, total[channel], out=best)
         if weight is None or not self._measures:
             return
-        probability = sigmoid(total[: self._n_classes] / (weight * self._temperature))
+        scale: NDArray[np.float32] = weight * self._temperature
+        probability = sigmoid(total[: self._n_classes] / scale)
         leave_sigmoid(probability, labels, self._measures, probabilities)
         _leave_spread(self._measures, total, weight, probabilities)
 
@@ -224,7 +225,7 @@ class Foreground:
     ) -> None:
         """Threshold the foreground and leave every channel."""
         assert weight is not None, "Band passes weights to decoders that need them"
-        mean = total[: self._n_channels] / weight
+        mean: NDArray[np.float32] = total[: self._n_channels] / weight
         labels[...] = mean[0] > self._limit
         for channel in range(self._n_channels):
             value = mean[channel] if channel in self._linear else sigmoid(mean[channel])

@@ -45,7 +45,8 @@ OPTIONS = (
         "confidence",
         "bool",
         False,
-        "Leave the probability of the chosen class as probabilities.zarr (0..255) as well.",
+        "Leave the probability of the chosen class as probabilities.zarr (0..255) as well; "
+        "--confidence leaves every measure, and tells of objects and classes.",
     ),
     OptionDescriptor(
         "replace_not_finite",
@@ -90,4 +91,5 @@ LAMELLA = EngineDescriptor(
     has_uncertainty=True,
     is_resumable=True,
     options=OPTIONS,
+    confidence=("probability", "margin", "entropy", "tta_spread"),
 )

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import importlib
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from lamella.core.errors import InputError
-from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
+from lamella.engines.engine import (
+    CONFIDENCE_NAME,
+    LABELS_NAME,
+    PREVIEW_NAME,
+    ConfidenceMaps,
+    EngineResult,
+)
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.lamella.objects import decode_instances, watershed_options
 from lamella.engines.lamella.opening import Opened, open_runtime
@@ -32,7 +38,7 @@ from lamella.engines.lamella.target import (
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal
-from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers
+from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, SplitLayers
 from lamella.inference.plan import make_plan
 from lamella.inference.preview import coarse_source, plan_preview
 from lamella.io.label_store import create_labels
@@ -58,6 +64,14 @@ def build_engine() -> LamellaEngine:
     return LamellaEngine()
 
 
+class _Sure(TypedDict):
+    """What every decoder wants to know about confidence."""
+
+    measures: tuple[str, ...]
+    temperature: float
+    has_spread: bool
+
+
 class LamellaEngine:
     """Runs own model folders: 3-D networks, and 2-D ones over the slices of a volume."""
 
@@ -77,9 +91,12 @@ class LamellaEngine:
             EngineError: the network failed.
             StorageError: labels cannot be written.
         """
-        if job.model is None:
+        from lamella.models.folder import ModelFolder
+
+        if not isinstance(job.model, ModelFolder):
             raise InputError(
-                "the engine 'lamella' needs a model", hint="list them with `lamella models list`"
+                "the engine 'lamella' needs a Lamella model folder",
+                hint="list them with `lamella models list`",
             )
         return _Run(job, job.model, sink).segment()
 
@@ -121,6 +138,7 @@ class _Run:
             precision=opened.runtime.precision,
             options_resolved=options,
             warnings=tuple(self._notes),
+            confidence=self._confidence(),
         )
 
     def _warn(self, *notes: Note) -> None:
@@ -154,20 +172,19 @@ class _Run:
 
     def _decoder(self, *, is_preview: bool = False) -> Decoder:
         card, doc = self._card, self._card.decoder
-        has_confidence = self._settings.has_confidence and not is_preview
-        temperature = card.calibration.temperature if card.calibration else 1.0
+        sure: _Sure = {
+            "measures": () if is_preview else self._settings.measures,
+            "temperature": card.calibration.temperature if card.calibration else 1.0,
+            "has_spread": self._settings.has_spread,
+        }
         if doc.kind == "argmax":
-            return Argmax(card.n_outputs, confidence=has_confidence, temperature=temperature)
+            return Argmax(card.n_outputs, **sure)
         if doc.kind == "threshold":
-            return Threshold(
-                card.n_outputs,
-                threshold=float(str(doc.parameters.get("threshold", 0.5))),
-                confidence=has_confidence,
-                temperature=temperature,
-            )
+            threshold = float(str(doc.parameters.get("threshold", 0.5)))
+            return Threshold(card.n_outputs, threshold=threshold, **sure)
         linear = (1,) if doc.kind == "distance_watershed" else ()
         threshold = watershed_options(doc).foreground_threshold
-        return Foreground(card.n_outputs, threshold=threshold, linear=linear)
+        return Foreground(card.n_outputs, threshold=threshold, linear=linear, **sure)
 
     def _target(self, prepared: Prepared, opened: Opened) -> Target:
         decoder = self._decoder()
@@ -179,7 +196,7 @@ class _Run:
             opened=opened,
             label_dtype=decoder.label_dtype,
             classes=self._classes(),
-            leaves_maps=decoder.n_probabilities > 0,
+            maps=tuple(name for name, _ in self._map_parts(decoder)),
         )
         return open_target(wish, self._sink)
 
@@ -194,15 +211,6 @@ class _Run:
 
     def _run_tiles(self, prepared: Prepared, opened: Opened, target: Target) -> TileCount:
         decoder = self._decoder()
-        probabilities = None
-        if decoder.n_probabilities:
-            probabilities = ProbabilityLayers(
-                self._job.run_dir / PROBABILITIES_NAME,
-                shape=self._job.volume.spatial_shape,
-                n_maps=decoder.n_probabilities,
-                unit=target.layers.unit,
-                restart=not target.done.layers,
-            )
         listener = TileListener(self._sink, self._job.volume, target, self._settings)
         with Journal.go_on(self._job.run_dir / JOURNAL_NAME, target.done) as journal:
             return execute(
@@ -213,12 +221,48 @@ class _Run:
                     decoder=decoder,
                     grid=target.grid,
                     labels=target.layers,
-                    probabilities=probabilities,
+                    probabilities=self._map_stores(decoder, target),
                     journal=journal,
                     done=target.done,
                 ),
                 listener,
             )
+
+    def _map_parts(self, decoder: Decoder) -> list[tuple[str, slice]]:
+        """Arrays beside the labels, and which of the decoder's maps each holds."""
+        settings, n_maps = self._settings, decoder.n_probabilities
+        first = n_maps - len(settings.measures)
+        parts: list[tuple[str, slice]] = []
+        if settings.is_instance_model:
+            parts.append((PROBABILITIES_NAME, slice(0, first)))
+        elif settings.has_confidence:
+            parts.append((PROBABILITIES_NAME, slice(0, 1)))
+        if settings.leaves_confidence:
+            parts.append((CONFIDENCE_NAME, slice(first, n_maps)))
+        return parts
+
+    def _map_stores(self, decoder: Decoder, target: Target) -> SplitLayers | None:
+        stores = [
+            (
+                ProbabilityLayers(
+                    self._job.run_dir / name,
+                    shape=self._job.volume.spatial_shape,
+                    n_maps=maps.stop - maps.start,
+                    unit=target.layers.unit,
+                    restart=not target.done.layers,
+                ),
+                maps,
+            )
+            for name, maps in self._map_parts(decoder)
+        ]
+        return SplitLayers(stores) if stores else None
+
+    def _confidence(self) -> ConfidenceMaps | None:
+        if not self._settings.leaves_confidence:
+            return None
+        return ConfidenceMaps(
+            measures=self._settings.measures, is_calibrated=self._card.calibration is not None
+        )
 
     def _show_preview(self, prepared: Prepared, opened: Opened) -> None:
         settings, volume = self._settings, self._job.volume

@@ -18,7 +18,7 @@ from lamella.inference.openvino_runtime import (
     OpenVinoRuntime,
     has_precision,
 )
-from lamella.inference.runtime import Mirrored, Runtime, compare
+from lamella.inference.runtime import Mirrored, Runtime, Spread, compare
 from lamella.volume.volume import Note
 
 if TYPE_CHECKING:
@@ -82,8 +82,19 @@ def open_runtime(
         opened = _open_openvino(model, settings, batch_shape, sample)
     if not settings.mirror_axes:
         return opened
-    mirrored = Mirrored(opened.runtime, axes=settings.mirror_axes)
+    spread = _spread(model) if settings.has_spread else None
+    mirrored = Mirrored(opened.runtime, axes=settings.mirror_axes, spread=spread)
     return Opened(mirrored, opened.version, opened.check, opened.notes)
+
+
+def _spread(model: ModelFolder) -> Spread:
+    """Of which probability mirrored copies tell the spread: that which the decoder decides by."""
+    card = model.card
+    temperature = 1.0 if card.calibration is None else card.calibration.temperature
+    if card.decoder.kind == "argmax":
+        return Spread("softmax", temperature=temperature)
+    channel = None if card.decoder.kind == "threshold" else 0
+    return Spread("sigmoid", channel=channel, temperature=temperature)
 
 
 def _open_openvino(

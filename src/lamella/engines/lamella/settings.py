@@ -16,6 +16,7 @@ from lamella.core.errors import AxesError, InputError, ModelError
 from lamella.core.optional import is_importable
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.options import resolve_options
+from lamella.inference.confidence import measures_of
 
 if TYPE_CHECKING:
     from lamella.inference.plan import Blend
@@ -44,7 +45,8 @@ class Settings:
         runtime: ``openvino`` or ``torch``.
         precision: what is computed with.
         check: whether to compare OpenVINO with PyTorch: ``auto``, ``always``, ``never``.
-        has_confidence: leave probabilities beside labels.
+        has_confidence: leave the chosen class's probability as ``probabilities.zarr``.
+        leaves_confidence: leave every measure as ``confidence.zarr``.
         replaces_not_finite: replace NaN and infinite voxels.
         n_threads: threads on the CPU, None = the runtime's choice.
         band_bytes: memory for the band.
@@ -52,6 +54,7 @@ class Settings:
         is_deterministic: bit-identity on CUDA too.
         has_preview: coarse pass first.
         makes_instances: decode instances from the network's maps.
+        is_instance_model: whether the network gives maps that instances are made from.
     """
 
     tile: tuple[int, int, int]
@@ -64,6 +67,7 @@ class Settings:
     precision: Precision
     check: str
     has_confidence: bool
+    leaves_confidence: bool
     replaces_not_finite: bool
     n_threads: int | None
     band_bytes: int
@@ -71,6 +75,19 @@ class Settings:
     is_deterministic: bool
     has_preview: bool
     makes_instances: bool
+    is_instance_model: bool
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether mirrored copies are compared with each other."""
+        return self.leaves_confidence and bool(self.mirror_axes)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What decoders leave of how sure the network was."""
+        if self.leaves_confidence:
+            return measures_of(is_asked=True, has_spread=self.has_spread)
+        return ("probability",) if self.has_confidence and not self.is_instance_model else ()
 
     def as_options(self) -> dict[str, Any]:
         """Names and values for the manifest."""
@@ -82,7 +99,8 @@ class Settings:
             "tta": bool(self.mirror_axes),
             "runtime": self.runtime,
             "check": self.check,
-            "confidence": self.has_confidence,
+            "confidence": self.has_confidence or self.leaves_confidence,
+            "measures": list(self.measures),
             "replace_not_finite": self.replaces_not_finite,
             "threads": self.n_threads,
             "band_mb": self.band_bytes >> 20,
@@ -137,12 +155,14 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         precision=precision,
         check=str(options["check"]),
         has_confidence=bool(options["confidence"]),
+        leaves_confidence=request.confidence,
         replaces_not_finite=bool(options["replace_not_finite"]),
         n_threads=None if threads is None else int(threads),
         band_bytes=int(options["band_mb"] or 1) << 20,
         compiles=bool(options["compile"]),
         is_deterministic=request.deterministic,
         has_preview=request.preview,
+        is_instance_model=is_instance_decoder,
         makes_instances=is_instance_decoder and request.instances in ("auto", "watershed"),
     )
 

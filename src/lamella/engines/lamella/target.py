@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lamella.core.errors import UnreadableFileError
-from lamella.engines.engine import LABELS_NAME
+from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME
 from lamella.inference.journal import Journal, JournalState
 from lamella.inference.layers import GridMap, LabelLayers
 from lamella.inference.plan import Column, Plan, column_extent, make_plan
@@ -74,7 +74,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TargetWish:
-    """What a target is made for; ``leaves_maps``: probabilities are written beside the labels."""
+    """What a target is made for; ``maps``: the arrays that are written beside the labels."""
 
     job: EngineJob
     model: ModelFolder
@@ -83,7 +83,7 @@ class TargetWish:
     opened: Opened
     label_dtype: np.dtype[np.unsignedinteger]
     classes: tuple[LabelClass, ...]
-    leaves_maps: bool
+    maps: tuple[str, ...]
 
 
 def open_target(wish: TargetWish, sink: EventSink) -> Target:
@@ -102,7 +102,7 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     if job.resume:
         state = Journal.read(journal)
         store = _reopen(path) if state.fingerprint else None
-        has_maps = not wish.leaves_maps or (job.run_dir / PROBABILITIES_NAME).exists()
+        has_maps = all((job.run_dir / one).exists() for one in wish.maps)
         if store is not None and has_maps:
             target = _place(store, wish, state)
             changed = state.differences(target.fingerprint)
@@ -112,7 +112,8 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
                 LogEvent(message=f"starting anew: {', '.join(changed)} changed since the stop")
             )
     remove_folder(path)
-    remove_folder(job.run_dir / PROBABILITIES_NAME)
+    for left in (PROBABILITIES_NAME, CONFIDENCE_NAME):
+        remove_folder(job.run_dir / left)
     volume = job.volume
     chunks = chunk_extent(wish.prepared.shape, wish.settings)
     store = create_labels(
