@@ -1,0 +1,1 @@
+"""Engines whose dependencies fight: an environment and a process of their own, one protocol."""
