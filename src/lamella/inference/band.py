@@ -99,6 +99,11 @@ class Band:
         """Bytes held."""
         return self._total.nbytes + (0 if self._weight is None else self._weight.nbytes)
 
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the sums of one layer."""
+        return self._total[:, 0].nbytes
+
     def add(
         self,
         logits: NDArray[np.float32],
@@ -174,3 +179,34 @@ class Band:
                 if weight is not None:
                     weight[...] = 0
         return Layers(labels, probabilities)
+
+    def leave_means(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Give the weighted means of finished layers themselves, and free their places.
+
+        Args:
+            start: first layer, in z of the volume.
+            stop: one past the last.
+
+        Returns:
+            Logits, float32, (k, z, y, x), a new array.
+
+        Raises:
+            EngineError: when the network gave NaN or infinite values.
+        """
+        assert self._weight is not None, "means are left by bands whose decoder needs the weight"
+        means = np.empty((self._total.shape[0], stop - start, *self._region.shape), np.float32)
+        for z in range(start, stop):
+            at = z % self._depth
+            # Layers that no tile of a resumed run reaches have no weight; nobody reads them.
+            weight = np.maximum(self._weight[at], np.float32(1e-12))
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.divide(self._total[:, at], weight, out=means[:, z - start])
+                is_finite = bool(np.isfinite(means[:, z - start].sum()))
+            if not is_finite:
+                raise EngineError(
+                    f"the network gave values that are not finite in layer {z}",
+                    hint="run again with --precision fp32",
+                )
+            self._total[:, at] = 0
+            self._weight[at] = 0
+        return means

@@ -32,9 +32,11 @@ from lamella.inference.slab import Slabs, Window
 from lamella.volume.box import Box
 from lamella.volume.grid import Tile
 
-__all__ = ["Execution", "Listener", "TileCount", "execute"]
+__all__ = ["Execution", "Listener", "LogitOutlet", "TileCount", "execute"]
 
 READ_AHEAD = 2
+# Means of finished layers are handed on in pieces of about this size.
+OUTLET_BYTES = 32 << 20
 
 
 class Listener(Protocol):
@@ -51,6 +53,28 @@ class Listener(Protocol):
     def finished(self, box: Box) -> None:
         """The labels of a box, (z, y, x) of the input, are on disk."""
         ...
+
+
+class LogitOutlet(Protocol):
+    """Takes mean logits of finished layers where these are more than decoded; a context manager.
+
+    Contract:
+        * leaving the context waits until everything is written, or, after an error, stops;
+        * layers come once each in the order of z; those before the first one that an unfinished
+          label layer needs are meaningless after a resumption, and are to be passed over.
+    """
+
+    def put(self, logits: NDArray[np.float32], start: int, /) -> None:
+        """Take layers, (k, z, y, x), the first at ``start`` on the network's grid."""
+        ...
+
+    def take_finished(self) -> list[Box]:
+        """Boxes of labels that became durable since the last call."""
+        ...
+
+    def __enter__(self) -> LogitOutlet: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +99,10 @@ class Execution:
         probabilities: receives what the decoder leaves beside labels; None drops it.
         journal: records finished layers; None for a run that cannot be resumed.
         done: what an earlier run has finished.
+        weights: of a tile's voxels, float32; a Gaussian (or none, for ``crop``) unless given.
+        outlet: opens, for the number of a column and its first unfinished label layer, what takes
+            mean logits in place of ``labels`` and ``probabilities``; the decoder must then ask for
+            the weight.
     """
 
     plan: Plan
@@ -86,6 +114,8 @@ class Execution:
     probabilities: LayerStore | None = None
     journal: Journal | None = None
     done: JournalState = field(default_factory=JournalState)
+    weights: NDArray[np.float32] | None = None
+    outlet: Callable[[int, int], LogitOutlet] | None = None
 
 
 def execute(execution: Execution, listener: Listener) -> TileCount:
@@ -104,9 +134,10 @@ def execute(execution: Execution, listener: Listener) -> TileCount:
         StorageError: when labels cannot be written.
     """
     plan = execution.plan
-    weights = (
-        gaussian_weights(plan.tile) if plan.blend == "gaussian" else np.ones(plan.tile, np.float32)
-    )
+    weights = execution.weights
+    if weights is None:
+        is_gaussian = plan.blend == "gaussian"
+        weights = gaussian_weights(plan.tile) if is_gaussian else np.ones(plan.tile, np.float32)
     counter = _Counter(plan.n_tiles, listener)
     for number, column in enumerate(plan.columns):
         first_layer = execution.done.finished(number)
@@ -176,13 +207,7 @@ def _run_column(
     column = plan.columns[number]
     runtime = as_pipelined(execution.runtime)
     band = Band(execution.decoder, depth=plan.tile[0], region=column.region, n_layers=plan.shape[0])
-    writer = LayerWriter(
-        (execution.labels, execution.probabilities),
-        column=column,
-        grid=execution.grid,
-        first_layer=execution.done.finished(number),
-        journal=None if execution.journal is None else (execution.journal, number),
-    )
+    exit_ = _open_exit(execution, number)
     pending: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
     reader = _Reader(execution, column, first_row, runtime.n_in_flight)
 
@@ -195,13 +220,13 @@ def _run_column(
             write = tile.write if plan.blend == "crop" else None
             band.add(tile_logits, weights, tile.read, write)
             if planned.row is not None:
-                writer.put(band.leave(*planned.row.leave), planned.row.leave[0])
+                _leave(band, exit_, planned.row)
         reader.give_back(batch.data)
         counter.add(len(batch.tiles))
-        for box in writer.take_finished():
+        for box in exit_.take_finished():
             listener.finished(box)
 
-    with writer, reader:
+    with exit_, reader:
         for batch in reader:
             listener.check()
             pending.append((batch, runtime.submit(batch.data.reshape(runtime.batch_shape))))
@@ -209,8 +234,34 @@ def _run_column(
                 blend_oldest()
         while pending:
             blend_oldest()
-    for box in writer.take_finished():
+    for box in exit_.take_finished():
         listener.finished(box)
+
+
+def _open_exit(execution: Execution, number: int) -> LayerWriter | LogitOutlet:
+    """What takes the layers that leave the band of a column."""
+    first_layer = execution.done.finished(number)
+    if execution.outlet is not None:
+        return execution.outlet(number, first_layer)
+    return LayerWriter(
+        (execution.labels, execution.probabilities),
+        column=execution.plan.columns[number],
+        grid=execution.grid,
+        first_layer=first_layer,
+        journal=None if execution.journal is None else (execution.journal, number),
+    )
+
+
+def _leave(band: Band, exit_: LayerWriter | LogitOutlet, row: Row) -> None:
+    """Hand on what is final after a row."""
+    start, stop = row.leave
+    if isinstance(exit_, LayerWriter):
+        exit_.put(band.leave(start, stop), start)
+        return
+    step = max(1, OUTLET_BYTES // max(1, band.layer_bytes))
+    for first in range(start, stop, step):
+        last = min(stop, first + step)
+        exit_.put(band.leave_means(first, last), first)
 
 
 class _Reader:

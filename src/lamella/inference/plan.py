@@ -42,7 +42,7 @@ from lamella.core.errors import InputError
 from lamella.volume.box import Box
 from lamella.volume.grid import Tile, axis_starts
 
-__all__ = ["Blend", "Column", "Plan", "Row", "make_plan", "overlap_of"]
+__all__ = ["Blend", "Column", "Plan", "Row", "even_starts", "make_plan", "overlap_of"]
 
 Blend = Literal["gaussian", "crop"]
 """How overlapping tiles become one value.
@@ -101,6 +101,8 @@ class Plan:
         overlap: voxels shared by neighbouring tiles, (z, y, x).
         blend: how overlapping tiles become one value.
         columns: regions in (y, x), in the order in which they are run.
+        step_fraction: None for a constant stride; else tiles are spread evenly, at most this
+            share of a tile apart, see :func:`even_starts`.
     """
 
     shape: tuple[int, int, int]
@@ -108,10 +110,14 @@ class Plan:
     overlap: tuple[int, int, int]
     blend: Blend
     columns: tuple[Column, ...]
+    step_fraction: float | None = None
 
     def spans(self, axis: int) -> tuple[Span, ...]:
         """The tiles along an axis, 0 = z."""
-        return _spans(self.shape[axis], self.tile[axis], self.overlap[axis])
+        length, tile = self.shape[axis], self.tile[axis]
+        if self.step_fraction is None or length <= tile:
+            return _spans(length, tile, self.overlap[axis])
+        return _spans_at(length, tile, even_starts(length, tile, self.step_fraction))
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -192,6 +198,7 @@ def make_plan(
     overlap_fraction: float = 0.5,
     blend: Blend = "gaussian",
     columns: tuple[Column, ...] | None = None,
+    step_fraction: float | None = None,
 ) -> Plan:
     """Plan the tiles of a volume.
 
@@ -201,6 +208,8 @@ def make_plan(
         overlap_fraction: share of a tile that it has in common with its neighbour.
         blend: how overlapping tiles become one value.
         columns: regions to run one after another, see :func:`cut_columns`; None for one.
+        step_fraction: spread the tiles evenly, at most this share of a tile apart, instead of at
+            the constant stride that ``overlap_fraction`` gives.
 
     Raises:
         InputError: for empty shapes, tiles below one voxel or an impossible overlap.
@@ -218,7 +227,26 @@ def make_plan(
         overlap=(overlap[0], overlap[1], overlap[2]),
         blend=blend,
         columns=columns or (Column(whole, whole),),
+        step_fraction=step_fraction,
     )
+
+
+def even_starts(length: int, tile: int, step_fraction: float) -> list[int]:
+    """Where tiles start that are spread evenly over an axis no shorter than a tile.
+
+    As few as keep neighbours within ``step_fraction * tile``, the first at the start and the last
+    at the end. Source: nnU-Net ``compute_steps_for_sliding_window`` (Apache-2.0).
+
+    Examples:
+        >>> even_starts(110, 64, 0.5)
+        [0, 23, 46]
+    """
+    last = length - tile
+    n_steps = math.ceil(last / (tile * step_fraction)) + 1
+    if n_steps == 1:
+        return [0]
+    stride = last / (n_steps - 1)
+    return [round(stride * i) for i in range(n_steps)]
 
 
 def column_extent(
@@ -252,7 +280,10 @@ def _spans(length: int, tile: int, overlap: int) -> tuple[Span, ...]:
     if length <= tile:
         before = (tile - length) // 2
         return (Span(read=(-before, tile - before), write=(0, length)),)
-    starts = axis_starts(length, tile, tile - overlap)
+    return _spans_at(length, tile, axis_starts(length, tile, tile - overlap))
+
+
+def _spans_at(length: int, tile: int, starts: Sequence[int]) -> tuple[Span, ...]:
     seams = [(a + tile + b) // 2 for a, b in itertools.pairwise(starts)]
     edges = [0, *seams, length]
     return tuple(
