@@ -26,12 +26,14 @@ class Places:
         environments: where engines have their own environments; None = there are none.
         catalogues: further lists of models that can be pulled: files, folders or http(s) addresses.
         is_offline: whether the network may not be asked for anything.
+        nnunet_results: folder in which nnU-Net itself leaves trained models; None = not known.
     """
 
     models: Path | None = None
     environments: Path | None = None
     catalogues: tuple[str, ...] = ()
     is_offline: bool = False
+    nnunet_results: Path | None = None
 
     @classmethod
     def of_user(cls) -> Places:
@@ -40,16 +42,19 @@ class Places:
         ``LAMELLA_MODELS`` and ``LAMELLA_ENVIRONMENTS`` name the folders; else they are ``models``
         and ``environments`` below ``lamella`` in the user's data folder (``XDG_DATA_HOME``,
         ``%LOCALAPPDATA%``, or ``~/.local/share``). ``LAMELLA_CATALOGUES`` lists catalogues,
-        separated by spaces; ``LAMELLA_OFFLINE=1`` forbids the network.
+        separated by spaces; ``LAMELLA_OFFLINE=1`` forbids the network. ``nnUNet_results`` is
+        nnU-Net's own variable.
         """
         settings = os.environ  # noqa: TID251 - the one place that reads it for all doors
         data = settings.get("XDG_DATA_HOME") or settings.get("LOCALAPPDATA")
         base = (Path(data) if data else Path.home() / ".local" / "share") / "lamella"
         models = settings.get("LAMELLA_MODELS")
         environments = settings.get("LAMELLA_ENVIRONMENTS")
+        results = settings.get("nnUNet_results")
         return cls(
             models=Path(models).expanduser() if models else base / "models",
             environments=Path(environments).expanduser() if environments else base / "environments",
             catalogues=tuple(settings.get("LAMELLA_CATALOGUES", "").split()),
             is_offline=settings.get("LAMELLA_OFFLINE", "").lower() not in ("", "0", "false", "no"),
+            nnunet_results=Path(results).expanduser() if results else None,
         )

@@ -1,0 +1,1 @@
+"""The engine for models of nnU-Net v2."""
