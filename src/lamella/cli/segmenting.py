@@ -235,6 +235,7 @@ def run_document(run: "Run") -> dict[str, Any]:
         "labels_sha256": None if labels is None else labels.sha256,
         "n_objects": None if labels is None else labels.n_objects,
         "n_foreground_voxels": None if labels is None else labels.n_foreground_voxels,
+        "confidence": manifest.confidence,
         "objects": str(run.folder / "objects.csv"),
         "report": str(run.report),
         "export": manifest.outputs.get("export"),
@@ -255,6 +256,10 @@ def run_text(run: "Run", console: Console) -> str:
         ("objects", f"{_found(manifest)}: {run.folder / 'objects.csv'}"),
         ("report", str(run.report)),
     ]
+    if manifest.confidence is not None:
+        from lamella.workflows.confidence import confidence_sentence
+
+        rows.append(("sure", confidence_sentence(manifest.confidence)))
     if export := manifest.outputs.get("export"):
         rows.append(("written", export))
     rows.append(("time", _time(manifest)))

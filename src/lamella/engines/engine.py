@@ -25,12 +25,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from lamella.core.places import Places
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from lamella.models.folder import ModelFolder
     from lamella.models.foreign import ForeignModel
@@ -209,6 +211,8 @@ class EngineResult:
         options_resolved: every option with the value used, defaults and decided ones included.
         warnings: what the user must know about this result.
         confidence: how sure it was; None unless the request asks for it.
+        columns: further numbers of every instance for the table of objects, by name; each array
+            is indexed by the id, entry 0 unused (how well slices were linked, for example).
     """
 
     labels: Labels
@@ -220,6 +224,7 @@ class EngineResult:
     options_resolved: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[Note, ...] = ()
     confidence: ConfidenceMaps | None = None
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -129,3 +129,34 @@ def _add_values(values, intensities):
         values[SQUARES] += difference * difference
         values[LOWEST] = min(values[LOWEST], np.float64(value))
         values[HIGHEST] = max(values[HIGHEST], np.float64(value))
+
+
+@_jit
+def add_map_runs(slab, maps, table, sums):
+    """Add up maps over the objects of a slab, run by run along x.
+
+    Args:
+        slab: unsigned labels, (z, y, x), C-contiguous.
+        maps: uint8, (m, z, y, x), C-contiguous.
+        table: ids, slots, shift; ids that it lacks are passed over.
+        sums: int64, (rows, m), in place.
+    """
+    ids, slots, shift = table
+    nz, ny, nx = slab.shape
+    for line in range(nz * ny):
+        z, y = line // ny, line % ny
+        labels = slab[z, y]
+        begin = 0
+        for x in range(1, nx + 1):
+            if x < nx and labels[x] == labels[begin]:
+                continue
+            key = labels[begin]
+            if key != 0:
+                row = slots[find_slot(key, ids, slots, shift)]
+                if row >= 0:
+                    for k in range(maps.shape[0]):
+                        total = 0
+                        for value in maps[k, z, y, begin:x]:
+                            total += value
+                        sums[row, k] += total
+            begin = x

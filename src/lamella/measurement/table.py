@@ -8,6 +8,8 @@ Columns of a volume in µm (an image has ``area_um2``, ``perimeter_um``, ``circu
     box_z_start .. box_x_stop          half-open box, voxels
     touches_border                     cut off by the volume: its size is a lower bound
     intensity_mean  intensity_std  intensity_min  intensity_max       with an image
+    confidence_probability  confidence_margin  ...  confidence_calibrated    where it is known
+    further columns of an engine or a way of linking, last
 """
 
 import csv
@@ -15,7 +17,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,9 @@ class ObjectTable:
         intensity_std: population standard deviation.
         intensity_min: smallest intensity.
         intensity_max: largest intensity.
+        confidence: mean of every confidence map over the object, 0..1, by the map's name.
+        is_calibrated: whether these were made honest on held-out data; None without them.
+        further: columns that engines or ways of linking add, by their name in the file.
     """
 
     unit: Unit
@@ -72,6 +77,11 @@ class ObjectTable:
     intensity_std: NDArray[np.float64] | None = None
     intensity_min: NDArray[np.float64] | None = None
     intensity_max: NDArray[np.float64] | None = None
+    confidence: Mapping[str, NDArray[np.float64]] = field(
+        default_factory=dict[str, NDArray[np.float64]]
+    )
+    is_calibrated: bool | None = None
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,7 +134,10 @@ class ObjectTable:
             values = getattr(self, name)
             if values is not None:
                 columns[name] = values
-        return columns
+        columns |= {f"confidence_{name}": values for name, values in self.confidence.items()}
+        if self.confidence:
+            columns["confidence_calibrated"] = np.full(len(self), bool(self.is_calibrated))
+        return columns | dict(self.further)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """The columns as a pandas DataFrame."""

@@ -1,9 +1,10 @@
 """Measuring what a run found: each object, or each class where objects are not told apart."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lamella.core.progress import ProgressSink
 from lamella.volume.volume import Volume
@@ -29,6 +30,7 @@ def measure_objects_of(objects: ObjectSet, image: Volume, sink: ProgressSink) ->
     if objects.ids is None:
         return measure_labels(objects.labels, intensities, sink=sink)
     table = measure_labels(objects.ids, intensities, sink=sink)
+    further = {name: _by_id(values, table.ids) for name, values in objects.columns.items()}
     if objects.class_of is not None:
         classes = objects.class_of.astype(np.int64)[table.ids.astype(np.int64)]
     else:
@@ -37,7 +39,15 @@ def measure_objects_of(objects: ObjectSet, image: Volume, sink: ProgressSink) ->
         value = known[0].value if len(known) == 1 else 0
         classes = np.full(len(table), value, np.int64)
     names = {known.value: known.name for known in objects.labels.classes}
-    return replace(table, classes=classes, class_names=names)
+    return replace(table, classes=classes, class_names=names, further=further)
+
+
+def _by_id(values: NDArray[Any], ids: NDArray[Any]) -> NDArray[np.float64]:
+    """One number an object, nan where there is none."""
+    result = np.full(len(ids), np.nan)
+    known = ids < len(values)
+    result[known] = values[ids[known].astype(np.int64)]
+    return result
 
 
 def intensities_of(image: Volume) -> Volume | None:

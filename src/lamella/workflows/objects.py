@@ -11,8 +11,8 @@ run that stops here goes on here.
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class ObjectSet:
         n_objects: how many objects; classes present, where every class is one object.
         max_id: the largest value in ``labels``.
         n_foreground: voxels that are not background in ``labels``.
+        columns: further numbers of the objects, by name, each indexed by the id in ``ids``.
     """
 
     labels: Labels
@@ -66,6 +67,7 @@ class ObjectSet:
     n_objects: int
     max_id: int
     n_foreground: int
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
 
 
 def check_memory(request: SegmentRequest, volume: Volume) -> None:
@@ -115,7 +117,12 @@ def restore_engine_labels(folder: RunFolder) -> None:
 
 
 def make_objects(
-    folder: RunFolder, request: SegmentRequest, found: Labels, sink: ProgressSink
+    folder: RunFolder,
+    request: SegmentRequest,
+    found: Labels,
+    sink: ProgressSink,
+    *,
+    columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> ObjectSet:
     """Clean labels, number their objects, and leave both on disk.
 
@@ -124,6 +131,7 @@ def make_objects(
         request: which objects, which cleaning.
         found: the engine's labels.
         sink: progress and cancellation.
+        columns: further numbers of the engine's instances, by the ids it gave.
 
     Raises:
         RunCancelledError: when cancelled; the engine's labels stay.
@@ -144,8 +152,23 @@ def make_objects(
         return ObjectSet(found, None, None, len(total.ids), total.max_id, total.n_voxels)
     if not is_changed and numbered.staged is None:
         # The engine's own instances, untouched.
-        return ObjectSet(found, found, None, kept.n_kept, kept.counts.max_id, kept.counts.n_voxels)
-    return _store(folder, found, data, numbered, kept, sink)
+        counts = kept.counts
+        return ObjectSet(
+            found, found, None, kept.n_kept, counts.max_id, counts.n_voxels, dict(columns or {})
+        )
+    objects = _store(folder, found, data, numbered, kept, sink)
+    if not found.is_instance or not columns:
+        return objects
+    old = kept.counts.ids[kept.is_kept]
+    return replace(objects, columns={name: _renumbered(v, old) for name, v in columns.items()})
+
+
+def _renumbered(values: NDArray[Any], old: NDArray[Any]) -> NDArray[np.float64]:
+    """Numbers by new id (1..n), of numbers by old id; nan where the engine gave none."""
+    result = np.full(len(old) + 1, np.nan)
+    known = old < len(values)
+    result[1:][known] = values[old[known]]
+    return result
 
 
 # --- Numbering ----------------------------------------------------------------------------------

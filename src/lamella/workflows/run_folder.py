@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from lamella.core.errors import InputError, MissingPathError, RunError
-from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME
+from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
 from lamella.io.format import storage_errors
 from lamella.wire.manifest import RunManifest
 
@@ -40,8 +40,10 @@ _OURS = (
     "*.ome.zarr",
     ".*.ome.zarr",
     "probabilities.zarr",
+    "confidence.zarr",
     "journal.jsonl",
     "engine.json",
+    "engine.npz",
     "events.jsonl",
     "objects.csv",
     "report.html",
@@ -72,6 +74,16 @@ class RunFolder:
     def engine_result(self) -> Path:
         """What the engine said when it had finished; there only once it has."""
         return self.path / "engine.json"
+
+    @property
+    def engine_columns(self) -> Path:
+        """Further numbers of the engine's instances, where it gave any."""
+        return self.path / "engine.npz"
+
+    @property
+    def confidence(self) -> Path:
+        """Maps of how sure the engine was, where they were asked for."""
+        return self.path / CONFIDENCE_NAME
 
     @property
     def preview(self) -> Path:

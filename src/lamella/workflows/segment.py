@@ -250,7 +250,7 @@ class _Session:
                 self.recorder.warn(note.code, note.message)
         record = self._timed("engine", self._engine)
         objects = self._timed("objects", lambda: self._objects(record))
-        table = self._timed("measure", lambda: self._measure(objects))
+        table = self._timed("measure", lambda: self._measure(objects, record))
         self._conclude(record, objects)
         self._timed("report", lambda: self._report(objects, table))
         self._export(objects)
@@ -331,13 +331,27 @@ class _Session:
         )
         self.folder.write_manifest(self.manifest)
         return make_objects(
-            self.folder, self.prepared.request, record.open_labels(self.folder), self.recorder
+            self.folder,
+            self.prepared.request,
+            record.open_labels(self.folder),
+            self.recorder,
+            columns=record.open_columns(self.folder),
         )
 
-    def _measure(self, objects: ObjectSet) -> "ObjectTable":
+    def _measure(self, objects: ObjectSet, record: EngineRecord) -> "ObjectTable":
+        from lamella.workflows.confidence import add_confidence, confidence_fact
         from lamella.workflows.measure import measure_objects_of
 
         table = measure_objects_of(objects, self.prepared.volume, self.recorder)
+        if record.confidence is not None:
+            labels = objects.labels if objects.ids is None else objects.ids
+            sure = record.confidence
+            table = add_confidence(table, labels, self.folder.path, sure, self.recorder)
+            self._update(confidence=confidence_fact(table, sure))
+        elif self.prepared.request.confidence:
+            engine = self.prepared.engine.id
+            message = f"the engine {engine!r} cannot tell how sure it is of these labels"
+            self.recorder.warn("no_confidence", message)
         table.write_csv(self.folder.objects, overwrite=True)
         return table
 
@@ -368,6 +382,7 @@ class _Session:
             "object_labels": self.folder.object_labels,
             "engine_labels": self.folder.engine_labels,
             "preview": self.folder.preview,
+            "confidence": self.folder.confidence,
             "events": self.folder.events,
         }
         return {name: path.name for name, path in paths.items() if path.exists()} | {

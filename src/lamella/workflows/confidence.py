@@ -1,0 +1,131 @@
+"""How sure the engine was: from its maps to the table of objects, the manifest and a sentence.
+
+Numbers are means over voxels, for each object and for each class. They are honest probabilities
+only where the model was calibrated on data held out from its training; everywhere else they rank
+objects, and every place that shows them says so.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lamella.core.errors import EngineError
+from lamella.core.progress import ProgressSink
+from lamella.io.format import storage_errors
+from lamella.volume.labels import Labels
+from lamella.wire.document import JsonValue
+from lamella.workflows.engine_result import ConfidenceFact
+
+if TYPE_CHECKING:
+    from lamella.measurement import ObjectTable
+
+__all__ = ["add_confidence", "confidence_fact", "confidence_sentence", "open_maps"]
+
+CALIBRATED = "calibrated on held-out data"
+UNCALIBRATED = "uncalibrated: it ranks objects, it is no probability of being right"
+
+
+def open_maps(folder: Path, fact: ConfidenceFact) -> Any:
+    """The maps of a run, lazy uint8, (m, [z,] y, x).
+
+    Raises:
+        EngineError: when the engine did not leave what it said.
+    """
+    import zarr
+
+    path = folder / fact.name
+    if not path.exists():
+        raise EngineError(
+            f"the confidence maps {path} are gone", hint="run again with --fresh to make them"
+        )
+    with storage_errors(path):
+        maps = zarr.open_array(str(path), mode="r")
+    if maps.shape[0] != len(fact.measures):
+        raise EngineError(
+            f"{path} holds {maps.shape[0]} maps, but the engine named {len(fact.measures)}:"
+            f" {', '.join(fact.measures)}",
+            hint="an engine names its maps in the order in which they lie in the array",
+        )
+    return maps
+
+
+def add_confidence(
+    table: "ObjectTable", labels: Labels, folder: Path, fact: ConfidenceFact, sink: ProgressSink
+) -> "ObjectTable":
+    """The table with the mean of every map over every object, in one pass over both.
+
+    Args:
+        table: one row per object of ``labels``.
+        labels: the objects (or classes) that were measured.
+        folder: the run.
+        fact: which maps there are.
+        sink: progress and cancellation.
+
+    Raises:
+        EngineError: when the maps are gone or others than named.
+        InputError: when they are not uint8 on the labels' grid.
+    """
+    from lamella.measurement import mean_by_object
+
+    maps = open_maps(folder, fact)
+    means = mean_by_object(labels.data, maps, table.ids, voxels=table.voxels, sink=sink)
+    columns = {name: means[:, k] for k, name in enumerate(fact.measures)}
+    return replace(table, confidence=columns, is_calibrated=fact.is_calibrated)
+
+
+def confidence_fact(table: "ObjectTable", fact: ConfidenceFact) -> dict[str, JsonValue]:
+    """What the manifest says: per measure the mean of every class, and the spread over objects.
+
+    Args:
+        table: with confidence.
+        fact: which maps there are.
+    """
+    from lamella.measurement import mean_by_class
+
+    classes: dict[str, dict[str, JsonValue]] = {}
+    objects: dict[str, JsonValue] = {}
+    for name, values in table.confidence.items():
+        for value, mean in mean_by_class(values, table.voxels, table.classes).items():
+            known = table.class_names.get(value) or ("object" if value == 0 else f"class {value}")
+            classes.setdefault(known, {})[name] = round(mean, 4)
+        known_values = values[np.isfinite(values)]
+        if len(known_values):
+            low, middle, high = np.quantile(known_values, (0.0, 0.5, 1.0))
+            objects[name] = {
+                "lowest": round(float(low), 4),
+                "median": round(float(middle), 4),
+                "highest": round(float(high), 4),
+            }
+    return {
+        "maps": fact.name,
+        "measures": list(fact.measures),
+        "is_calibrated": fact.is_calibrated,
+        "note": CALIBRATED if fact.is_calibrated else UNCALIBRATED,
+        "classes": dict(classes.items()),
+        "objects": objects,
+    }
+
+
+def confidence_sentence(document: dict[str, JsonValue]) -> str:
+    """One line for people.
+
+    Examples:
+        >>> confidence_sentence({"note": "uncalibrated: x", "is_calibrated": False,
+        ...     "objects": {"margin": {"lowest": 0.21, "median": 0.9, "highest": 1.0}}})
+        'margin 0.90 in the middle, 0.21 for the least sure object (uncalibrated)'
+    """
+    objects = document.get("objects")
+    if not isinstance(objects, dict) or not objects:
+        return "no objects to tell of"
+    name = "margin" if "margin" in objects else next(iter(objects))
+    values = objects[name]
+    assert isinstance(values, dict), "written by confidence_fact"
+    is_best_low = name in ("entropy", "tta_spread", "flow_error")
+    worst = values["highest" if is_best_low else "lowest"]
+    word = "calibrated" if document.get("is_calibrated") else "uncalibrated"
+    return (
+        f"{name} {float(str(values['median'])):.2f} in the middle, {float(str(worst)):.2f} for the"
+        f" least sure object ({word})"
+    )
