@@ -27,6 +27,8 @@ class Places:
         catalogues: further lists of models that can be pulled: files, folders or http(s) addresses.
         is_offline: whether the network may not be asked for anything.
         nnunet_results: folder in which nnU-Net itself leaves trained models; None = not known.
+        totalsegmentator_home: folder in which TotalSegmentator itself keeps weights and its
+            licence number; read, never written; None = not known.
     """
 
     models: Path | None = None
@@ -34,6 +36,7 @@ class Places:
     catalogues: tuple[str, ...] = ()
     is_offline: bool = False
     nnunet_results: Path | None = None
+    totalsegmentator_home: Path | None = None
 
     @classmethod
     def of_user(cls) -> Places:
@@ -42,8 +45,8 @@ class Places:
         ``LAMELLA_MODELS`` and ``LAMELLA_ENVIRONMENTS`` name the folders; else they are ``models``
         and ``environments`` below ``lamella`` in the user's data folder (``XDG_DATA_HOME``,
         ``%LOCALAPPDATA%``, or ``~/.local/share``). ``LAMELLA_CATALOGUES`` lists catalogues,
-        separated by spaces; ``LAMELLA_OFFLINE=1`` forbids the network. ``nnUNet_results`` is
-        nnU-Net's own variable.
+        separated by spaces; ``LAMELLA_OFFLINE=1`` forbids the network. ``nnUNet_results`` and
+        ``TOTALSEG_HOME_DIR`` (else ``~/.totalsegmentator``) are the engines' own variables.
         """
         settings = os.environ  # noqa: TID251 - the one place that reads it for all doors
         data = settings.get("XDG_DATA_HOME") or settings.get("LOCALAPPDATA")
@@ -51,10 +54,14 @@ class Places:
         models = settings.get("LAMELLA_MODELS")
         environments = settings.get("LAMELLA_ENVIRONMENTS")
         results = settings.get("nnUNet_results")
+        totalsegmentator = settings.get("TOTALSEG_HOME_DIR")
         return cls(
             models=Path(models).expanduser() if models else base / "models",
             environments=Path(environments).expanduser() if environments else base / "environments",
             catalogues=tuple(settings.get("LAMELLA_CATALOGUES", "").split()),
             is_offline=settings.get("LAMELLA_OFFLINE", "").lower() not in ("", "0", "false", "no"),
             nnunet_results=Path(results).expanduser() if results else None,
+            totalsegmentator_home=Path(totalsegmentator).expanduser()
+            if totalsegmentator
+            else Path.home() / ".totalsegmentator",
         )

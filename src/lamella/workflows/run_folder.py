@@ -10,6 +10,8 @@
       preview.ome.zarr    the coarse labels of the first seconds
       report.html, report.json
       events.jsonl        everything the run said
+      parts/              what an engine of several networks has finished, until it is done
+      statistics.json     volume and mean intensity of every class, where the engine gives them
       manifest.json       what the run was; its status says whether it is finished
 
 Two processes never work in one folder: the lock is the operating system's, so it vanishes with
@@ -44,6 +46,9 @@ _OURS = (
     "journal.jsonl",
     "engine.json",
     "engine.npz",
+    "parts",
+    ".exchange",
+    "statistics.json",
     "events.jsonl",
     "objects.csv",
     "report.html",
@@ -134,7 +139,8 @@ class RunFolder:
     def has_work(self) -> bool:
         """Whether an engine left labels here, whole or in part."""
         journal = self.path / "journal.jsonl"
-        return self.labels.exists() or self.engine_labels.exists() or journal.exists()
+        has_parts = any(self.path.glob("parts/*/part.json"))
+        return self.labels.exists() or self.engine_labels.exists() or journal.exists() or has_parts
 
     def read_manifest(self) -> RunManifest | None:
         """The manifest, or None in a folder where no run was started.
