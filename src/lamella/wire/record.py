@@ -7,7 +7,7 @@ from pydantic import Field
 from lamella.wire.card import ClassDoc
 from lamella.wire.document import Document, JsonValue
 
-__all__ = ["FileDoc", "ModelRecord"]
+__all__ = ["AcceptanceDoc", "FileDoc", "ModelRecord", "PulledDoc", "PulledFileDoc"]
 
 
 class FileDoc(Document):
@@ -47,3 +47,33 @@ class ModelRecord(Document):
     def n_bytes(self) -> int:
         """Size of all files."""
         return sum(file.n_bytes for file in self.files.values())
+
+
+class AcceptanceDoc(Document):
+    """That a licence was accepted: which text, and when."""
+
+    format_version: Literal[1] = 1
+    model: str
+    version: str = ""
+    licence: str
+    licence_url: str = ""
+    text_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    accepted_at: str
+    """Date and time, ISO 8601, UTC."""
+
+
+class PulledFileDoc(FileDoc):
+    """A file as it came: the hash that later pulls are held to where nobody published one."""
+
+    address: str = ""
+
+
+class PulledDoc(Document):
+    """Where a pulled model came from: ``pulled.json`` beside its record or card."""
+
+    format_version: Literal[1] = 1
+    id: str
+    version: str = ""
+    catalogue: str = ""
+    pulled_at: str
+    files: dict[str, PulledFileDoc]
