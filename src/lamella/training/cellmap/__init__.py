@@ -1,0 +1,1 @@
+"""Data of the CellMap segmentation challenge: classes, geometry in nanometres, crops."""
