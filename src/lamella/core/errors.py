@@ -25,6 +25,7 @@ people already catch::
     │   └── OfflineError                        offline
     ├── EngineError                             engine_failed
     ├── DeviceError                             device_unavailable
+    │   └── DeviceMemoryError (MemoryError)     device_out_of_memory
     ├── RunError                                run_failed
     └── RunCancelledError                       cancelled
 
@@ -43,6 +44,7 @@ __all__ = [
     "AxesError",
     "BoxOutOfBoundsError",
     "DeviceError",
+    "DeviceMemoryError",
     "DownloadError",
     "EngineError",
     "GeometryError",
@@ -221,6 +223,12 @@ class DeviceError(LamellaError):
     """A device that was asked for and is not there."""
 
     code = "device_unavailable"
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """A device whose memory is too small for what was asked of it."""
+
+    code = "device_out_of_memory"
 
 
 class RunError(LamellaError):

@@ -42,7 +42,16 @@ from lamella.core.errors import InputError
 from lamella.volume.box import Box
 from lamella.volume.grid import Tile, axis_starts
 
-__all__ = ["Blend", "Column", "Plan", "Row", "even_starts", "make_plan", "overlap_of"]
+__all__ = [
+    "Blend",
+    "Column",
+    "Plan",
+    "Row",
+    "even_starts",
+    "make_plan",
+    "overlap_of",
+    "smaller_tile",
+]
 
 Blend = Literal["gaussian", "crop"]
 """How overlapping tiles become one value.
@@ -247,6 +256,27 @@ def even_starts(length: int, tile: int, step_fraction: float) -> list[int]:
         return [0]
     stride = last / (n_steps - 1)
     return [round(stride * i) for i in range(n_steps)]
+
+
+def smaller_tile(tile: Sequence[int], divisor: Sequence[int]) -> tuple[int, int, int] | None:
+    """Half a tile, for a device whose memory is too small for the whole one.
+
+    Args:
+        tile: extent, (z, y, x); extents of 1 stay.
+        divisor: every extent stays a multiple of this, (z, y, x).
+
+    Returns:
+        The nearest multiple below half of every extent, at least one; None where that is the tile
+        itself.
+
+    Examples:
+        >>> smaller_tile((1, 512, 96), (1, 16, 64))
+        (1, 256, 64)
+        >>> smaller_tile((16, 16, 16), (16, 16, 16)) is None
+        True
+    """
+    z, y, x = (max(1, n // 2 // d) * d for n, d in zip(tile, divisor, strict=True))
+    return None if (z, y, x) == tuple(tile) else (z, y, x)
 
 
 def column_extent(

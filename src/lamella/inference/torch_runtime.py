@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.core.errors import DeviceError, EngineError, ModelError
+from lamella.core.errors import DeviceError, DeviceMemoryError, EngineError, ModelError
 from lamella.core.optional import require
 from lamella.inference.runtime import Pending, Precision
 
@@ -49,6 +49,7 @@ class TorchRuntime:
 
     Raises:
         DeviceError: when the device is not there.
+        DeviceMemoryError: when a batch does not fit into its memory.
         ModelError: when the network's output does not fit.
     """
 
@@ -118,20 +119,26 @@ class TorchRuntime:
             with torch.inference_mode(), self._autocast():
                 logits = self._network(self._to_device(batch))
         except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device} has too little memory for a batch of shape {self.batch_shape}",
-                hint="choose a smaller --tile, --option batch=1 or --precision fp16",
-            ) from error
+            raise self._out_of_memory() from error
         except RuntimeError as error:
             raise EngineError(
                 f"PyTorch failed on a tile of shape {self.batch_shape}: {error}"
             ) from error
 
         def fetch() -> NDArray[np.float32]:
-            host: NDArray[np.float32] = logits.float().contiguous().cpu().numpy()
+            try:
+                host: NDArray[np.float32] = logits.float().contiguous().cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                raise self._out_of_memory() from error
             return host
 
         return fetch
+
+    def _out_of_memory(self) -> DeviceMemoryError:
+        return DeviceMemoryError(
+            f"{self.device} has too little memory for a batch of shape {self.batch_shape}",
+            hint="choose a smaller --tile, --option batch=1 or --precision fp16",
+        )
 
     def _to_device(self, batch: NDArray[np.float32]) -> Any:
         torch = self._torch

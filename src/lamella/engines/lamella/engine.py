@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from lamella.core.errors import InputError
+from lamella.core.errors import DeviceMemoryError, InputError
 from lamella.engines.engine import (
     CONFIDENCE_NAME,
     LABELS_NAME,
@@ -23,7 +24,7 @@ from lamella.engines.engine import (
 )
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.lamella.objects import decode_instances, watershed_options
-from lamella.engines.lamella.opening import Opened, open_runtime
+from lamella.engines.lamella.opening import Opened, open_runtime, release_device_memory
 from lamella.engines.lamella.report import QuietSink, TileListener
 from lamella.engines.lamella.settings import Settings, check_axes, resolve
 from lamella.engines.lamella.source import Prepared, prepare
@@ -34,18 +35,19 @@ from lamella.engines.lamella.target import (
     TargetWish,
     open_target,
     remove_folder,
+    was_left_at,
 )
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, SplitLayers
-from lamella.inference.plan import make_plan
+from lamella.inference.plan import make_plan, smaller_tile
 from lamella.inference.preview import coarse_source, plan_preview
 from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
 from lamella.volume.volume import Note, Volume
-from lamella.wire.event import PreviewEvent, WarningEvent
+from lamella.wire.event import LogEvent, PreviewEvent, WarningEvent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,6 +120,37 @@ class _Run:
         _import_ahead()
         prepared = prepare(self._job.volume, self._card, self._settings, self._sink)
         self._warn(*prepared.notes)
+        smaller = self._smaller()
+        was_smaller = smaller is not None and was_left_at(self._job.run_dir, smaller.tile)
+        if smaller is not None and was_smaller and self._job.resume:
+            self._fall_back(smaller, "as before the stop")
+            smaller = None
+        try:
+            return self._segment(prepared)
+        except DeviceMemoryError as error:
+            if smaller is None:
+                raise
+            reason = error.message
+        # Outside of the handler: what it holds on to would fill the device's memory still.
+        release_device_memory()
+        self._fall_back(smaller, reason)
+        return self._segment(prepared)
+
+    def _smaller(self) -> Settings | None:
+        """What a device with too little memory is given instead; None where there is no less."""
+        card, settings = self._card, self._settings
+        divisor = (1,) * (3 - len(card.axes)) + (card.divisor or (1,) * len(card.axes))
+        tile = smaller_tile(settings.tile, divisor)
+        return None if tile is None else replace(settings, tile=tile, batch=1)
+
+    def _fall_back(self, smaller: Settings, reason: str) -> None:
+        old, new = (" x ".join(map(str, s.tile)) for s in (self._settings, smaller))
+        note = Note("smaller_tile", f"tiles of {new} are used instead of {old}: {reason}")
+        self._sink.emit(LogEvent(message=note.message))
+        self._warn(note)
+        self._settings = smaller
+
+    def _segment(self, prepared: Prepared) -> EngineResult:
         opened = self._open(prepared)
         self._warn(*opened.notes)
         target = self._target(prepared, opened)

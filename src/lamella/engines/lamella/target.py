@@ -39,6 +39,7 @@ __all__ = [
     "chunk_extent",
     "open_target",
     "remove_folder",
+    "was_left_at",
 ]
 
 JOURNAL_NAME = "journal.jsonl"
@@ -157,11 +158,21 @@ def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:
     fingerprint = {
         "input": wish.prepared.sha256,
         "model": wish.model.sha256,
+        "tile": _text(wish.settings.tile),
         "plan": _digest((plan, grid.shape, layers.unit)),
         "options": _digest(options),
         "runtime": f"{runtime.name} {wish.opened.version} {runtime.device} {runtime.precision}",
     }
     return Target(store, layers, plan, grid, fingerprint, state)
+
+
+def was_left_at(run_dir: Path, tile: tuple[int, int, int]) -> bool:
+    """Whether the unfinished job of a run folder ran with tiles of this extent."""
+    return Journal.read(run_dir / JOURNAL_NAME).fingerprint.get("tile") == _text(tile)
+
+
+def _text(tile: tuple[int, int, int]) -> str:
+    return ",".join(map(str, tile))
 
 
 def _plan(wish: TargetWish, unit: tuple[int, int, int], grid: GridMap) -> Plan:
