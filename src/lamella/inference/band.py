@@ -80,9 +80,18 @@ class Band:
         depth: z extent of a tile, in voxels.
         region: the (y, x) box of the volume that is kept; what tiles give outside is dropped.
         n_layers: z extent of the volume.
+        has_means: whether :meth:`leave_means` shall be possible.
     """
 
-    def __init__(self, decoder: Decoder, *, depth: int, region: Box, n_layers: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        depth: int,
+        region: Box,
+        n_layers: int,
+        has_means: bool = False,
+    ) -> None:
         self._decoder = decoder
         self._depth = min(depth, n_layers)
         self._region = region
@@ -91,7 +100,9 @@ class Band:
         self._total = np.zeros((decoder.n_outputs, self._depth, height, width), np.float32)
         # Only probabilities need the division by the sum of weights: argmax and sign do not.
         self._weight = (
-            np.zeros((self._depth, height, width), np.float32) if decoder.needs_weight else None
+            np.zeros((self._depth, height, width), np.float32)
+            if decoder.needs_weight or has_means
+            else None
         )
 
     @property
@@ -193,7 +204,7 @@ class Band:
         Raises:
             EngineError: when the network gave NaN or infinite values.
         """
-        assert self._weight is not None, "means are left by bands whose decoder needs the weight"
+        assert self._weight is not None, "means are left by bands made with has_means"
         means = np.empty((self._total.shape[0], stop - start, *self._region.shape), np.float32)
         for z in range(start, stop):
             at = z % self._depth

@@ -101,8 +101,7 @@ class Execution:
         done: what an earlier run has finished.
         weights: of a tile's voxels, float32; a Gaussian (or none, for ``crop``) unless given.
         outlet: opens, for the number of a column and its first unfinished label layer, what takes
-            mean logits in place of ``labels`` and ``probabilities``; the decoder must then ask for
-            the weight.
+            mean logits in place of ``labels`` and ``probabilities``.
     """
 
     plan: Plan
@@ -206,7 +205,13 @@ def _run_column(
     plan, listener = execution.plan, counter.listener
     column = plan.columns[number]
     runtime = as_pipelined(execution.runtime)
-    band = Band(execution.decoder, depth=plan.tile[0], region=column.region, n_layers=plan.shape[0])
+    band = Band(
+        execution.decoder,
+        depth=plan.tile[0],
+        region=column.region,
+        n_layers=plan.shape[0],
+        has_means=execution.outlet is not None,
+    )
     exit_ = _open_exit(execution, number)
     pending: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
     reader = _Reader(execution, column, first_row, runtime.n_in_flight)
