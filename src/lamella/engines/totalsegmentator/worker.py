@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, sys.argv[1])
-import child
+child: Any = import_module("child")
 
 PACKAGE = "TotalSegmentator"
 
@@ -81,7 +81,7 @@ def _api() -> Any:
     On the CPU, ``convert_device_to_string`` of 2.18 gives None, so that tasks whose crop is a task
     of its own (teeth) fail there.
     """
-    api = import_module("totalsegmentator.python_api")
+    api: Any = import_module("totalsegmentator.python_api")
     convert = getattr(api, "convert_device_to_string", None)
     if convert is not None:
         api.convert_device_to_string = lambda device: convert(device) or str(device)
@@ -181,8 +181,9 @@ def _variants(api: Any, task: str, mode: str) -> dict[str, list[dict[str, Any]]]
 
 
 def _nothing() -> Any:
-    import nibabel as nib
     import numpy as np
+
+    nib: Any = import_module("nibabel")
 
     return nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
 
@@ -344,9 +345,9 @@ def _image(channel: Any) -> Any:
     exactly these, on axes at right angles: headers round directions to 32 bits, which ITK then
     refuses, and a rotated scan is worked on along its own axes anyhow.
     """
-    import nibabel as nib
     import numpy as np
 
+    nib: Any = import_module("nibabel")
     voxels = channel.load("image.npy").transpose(2, 1, 0)
     orientation = nib.orientations.io_orientation(np.asarray(channel.request["affine_xyz"]))
     affine = np.zeros((4, 4))

@@ -7,6 +7,7 @@ the labels, voxel for voxel: nearest neighbour, the same turns, the same crop.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ class Follower:
 
     def merge(self, name: str, folder: Path) -> None:
         """Join the maps of a part with those of the parts before it, as their labels are joined."""
-        import nibabel as nib
-
+        nib: Any = import_module("nibabel")
         path = folder / f"{name}.npy"
         if not self.measures or not path.is_file():
             return
@@ -65,8 +65,7 @@ class Follower:
 
     def resample(self, shape: tuple[int, ...]) -> None:
         """The labels were stretched to a shape, by the package's ``ndimage.zoom`` of order 0."""
-        from scipy import ndimage
-
+        ndimage: Any = import_module("scipy.ndimage")
         self._collect()
         if self.maps is None:
             return
@@ -78,8 +77,7 @@ class Follower:
 
     def turn(self, undo_canonical: Any, image: Any, original: Any) -> None:
         """The labels were turned to the input's orientation."""
-        import nibabel as nib
-
+        nib: Any = import_module("nibabel")
         self._collect()
         if self.maps is not None:
             turned = [undo_canonical(nib.Nifti1Image(m, image.affine), original) for m in self.maps]

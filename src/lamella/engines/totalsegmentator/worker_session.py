@@ -144,6 +144,7 @@ class Session:
         import numpy as np
 
         self.channel.check()
+        found: Any = None
         try:
             found = api.totalsegmentator(
                 image,
@@ -198,9 +199,9 @@ class Session:
 
     def _size_zyx(self) -> tuple[list[int], list[float]]:
         """Extent and spacing with the axes in the order the networks see them."""
-        import nibabel as nib
         import numpy as np
 
+        nib: Any = import_module("nibabel")
         turn = nib.orientations.io_orientation(np.asarray(self.request["affine_xyz"]))[:, 0]
         shape, spacing = [0, 0, 0], [0.0, 0.0, 0.0]
         for axis, world in enumerate(turn):
@@ -320,9 +321,9 @@ class Session:
 
     def _predict_coarsely(self, wish: dict[str, Any], names: list[str]) -> None:
         """The same network on every second voxel, tiles side by side."""
-        import nibabel as nib
         import numpy as np
 
+        nib: Any = import_module("nibabel")
         source, output = Path(wish["dir_in"]), Path(wish["dir_out"])
         with tempfile.TemporaryDirectory() as folder:
             coarse = Path(folder)
