@@ -60,7 +60,10 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("models", "List the models here, show a card, say where one lies."),
             ("engines", "List what can segment here, or why it cannot."),
         ),
-        "Training data": (("labelme", "Turn Labelme drawings into label images."),),
+        "Training data": (
+            ("labelme", "Turn Labelme drawings into label images."),
+            ("cellmap", "Look at data of the CellMap challenge."),
+        ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),
             ("demo", "Simulate, segment and score a small tomogram."),
