@@ -17,12 +17,15 @@ from lamella.instances.components import (
     label_components,
     label_components_blockwise,
 )
+from lamella.instances.link import LinkOptions, LinkResult, link_slices
 from lamella.instances.pipeline import CleanOptions, clean_labels
 from lamella.instances.watershed import WatershedOptions, watershed_instances
 
 __all__ = [
     "CleanOptions",
     "Components",
+    "LinkOptions",
+    "LinkResult",
     "ObjectCount",
     "WatershedOptions",
     "clean_labels",
@@ -32,6 +35,7 @@ __all__ = [
     "keep_largest",
     "label_components",
     "label_components_blockwise",
+    "link_slices",
     "relabel_sequential",
     "remove_small",
     "watershed_instances",
