@@ -62,7 +62,7 @@ def _entries() -> tuple[CommandEntry, ...]:
         ),
         "Training data": (
             ("labelme", "Turn Labelme drawings into label images."),
-            ("cellmap", "Look at data of the CellMap challenge."),
+            ("cellmap", "CellMap challenge: look at data, score, submit."),
         ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),

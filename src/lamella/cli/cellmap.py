@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from lamella.cli.parameters import answer_options, console_of, parse_spacing
 if TYPE_CHECKING:
     from lamella.training.cellmap.grid import Triple
     from lamella.training.cellmap.index import CellmapIndex
+    from lamella.training.cellmap.score import CellmapScore
 
 __all__ = ["command"]
 
 
 @click.group(name="cellmap")
 def command() -> None:
-    """Look at data of the CellMap segmentation challenge."""
+    """Data of the CellMap segmentation challenge: look at them, score, submit."""
 
 
 @command.command(name="index")
@@ -61,6 +63,105 @@ def index_command(
     for finding in index.findings:
         console.warn(f"{finding.path}: {finding.message}")
     console.answer(document, lambda: _text(index, spacing))
+
+
+@command.command(name="score")
+@click.argument("predictions")
+@click.argument("root")
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Score these classes only.")
+@click.option("--crop", "crops", multiple=True, metavar="cropN", help="Score these crops only.")
+@answer_options
+def score_command(
+    predictions: str, root: str, *, classes: tuple[str, ...], crops: tuple[str, ...], **words: Any
+) -> None:
+    """Score PREDICTIONS of the annotated crops in ROOT with the challenge's own formula.
+
+    PREDICTIONS holds DATASET.zarr/cropN/CLASS or cropN/CLASS. Semantic classes: IoU of all voxels.
+    Instances: sqrt(F1 x closeness of shapes). A class that was not predicted scores 0.
+    """
+    from lamella.training.cellmap.score import score_cellmap
+
+    console = console_of(words)
+    with console.running() as sink:
+        score = score_cellmap(predictions, root, classes=classes, crops=crops, sink=sink)
+    for crop in score.crops:
+        if crop.is_missing:
+            console.warn(f"{crop.label.crop}/{crop.label.name} was not predicted")
+    for known in score.official.classes.values():
+        for problem in known.problems:
+            console.warn(f"{known.name}: a crop was given up: {problem}")
+    console.answer(score.to_dict(), lambda: _score_text(score))
+
+
+@command.command(name="pack")
+@click.argument("predictions")
+@click.argument("target", metavar="OUT.zip", type=click.Path(path_type=Path))
+@click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The challenge's test_crop_manifest.csv: which classes of which crops, on which grid.",
+)
+@click.option("--allow-missing", is_flag=True, help="Pack what there is; the rest scores 0.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.zip where it is there.")
+@answer_options
+def pack_command(
+    predictions: str,
+    target: Path,
+    *,
+    manifest: Path,
+    allow_missing: bool,
+    overwrite: bool,
+    **words: Any,
+) -> None:
+    """Pack PREDICTIONS as a submission: checked, brought to the wanted grids, ids kept."""
+    from lamella.training.cellmap.manifest import read_manifest
+    from lamella.training.cellmap.pack import pack_submission
+
+    console = console_of(words)
+    wanted = read_manifest(manifest)
+    with console.running() as sink:
+        made = pack_submission(
+            predictions, wanted, target,
+            allow_missing=allow_missing, overwrite=overwrite, sink=sink,
+        )  # fmt: skip
+    if made.missing:
+        console.warn(f"not predicted, will score 0: {', '.join(made.missing)}")
+    if made.empty:
+        console.warn(f"no voxel at all: {', '.join(made.empty)}")
+    document = {
+        "path": str(made.path),
+        "n_labels": made.n_labels,
+        "missing": list(made.missing),
+        "empty": list(made.empty),
+        "n_bytes": made.n_bytes,
+    }
+    console.answer(document, f"{made.n_labels} labels in {made.path} ({made.n_bytes / 1e6:.1f} MB)")
+
+
+def _score_text(score: CellmapScore) -> str:
+    rows = []
+    for name, known in score.official.classes.items():
+        strict = score.strict.classes[name].score
+        rows.append(
+            (
+                name,
+                "instances" if known.is_instance else "semantic",
+                f"{known.score:.4f}",
+                f"{strict:.4f}" if known.is_instance else "",
+                "" if known.f1 is None else f"{known.f1:.4f}",
+                "" if known.closeness is None else f"{known.closeness:.4f}",
+                known.n_crops,
+            )
+        )
+    titles = ("class", "kind", "score", "strict", "F1", "closeness", "crops")
+    lines = [table(rows, titles), ""]
+    for title, known in (("official", score.official), ("strict", score.strict)):
+        values = (("instances", known.instance), ("semantic", known.semantic))
+        parts = [f"{what} {value:.4f}" for what, value in values if isfinite(value)]
+        whole = f"   overall {known.overall:.4f}" if len(parts) == 2 else ""
+        lines.append(f"{title:<9} {'   '.join(parts)}{whole}")
+    return "\n".join(lines)
 
 
 def _spacing(text: str | None) -> Triple | None:

@@ -5,49 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-import zarr
 
 from lamella.cli.app import main
 from lamella.core.errors import InputError, LamellaError, MissingPathError
 from lamella.training.cellmap.index import index_cellmap
 from lamella.training.cellmap.tree import Tree
-
-
-def write_pyramid(folder, arrays, *, spacing, origin=(0.0, 0.0, 0.0), unit="nanometer", chunks=8):
-    """A zarr v2 multiscale group as the challenge has it; arrays finest first."""
-    folder.mkdir(parents=True)
-    (folder / ".zgroup").write_text('{"zarr_format": 2}')
-    datasets = []
-    for k, array in enumerate(arrays):
-        made = zarr.create_array(
-            str(folder / f"s{k}"), shape=array.shape, dtype=array.dtype, zarr_format=2,
-            chunks=(chunks,) * 3, fill_value=0,
-        )  # fmt: skip
-        made[...] = array
-        scale = [s * 2**k for s in spacing]
-        shift = [o + (2**k - 1) / 2 * s for o, s in zip(origin, spacing, strict=True)]
-        steps = [
-            {"type": "scale", "scale": scale},
-            {"type": "translation", "translation": shift},
-        ]
-        datasets.append({"path": f"s{k}", "coordinateTransformations": steps})
-    axes = [{"name": name, "type": "space", "unit": unit} for name in "zyx"]
-    document = {"multiscales": [{"version": "0.4", "axes": axes, "datasets": datasets}]}
-    (folder / ".zattrs").write_text(json.dumps(document))
-
-
-@pytest.fixture
-def root(tmp_path):
-    """One data set: raw 32³ at 8 nm, a crop at 4 nm with mito, er empty, and a merged array."""
-    base = tmp_path / "jrc_test" / "jrc_test.zarr" / "recon-1"
-    raw = np.random.default_rng(0).integers(1, 255, (32, 32, 32)).astype(np.uint8)
-    write_pyramid(base / "em" / "fibsem-uint8", [raw, raw[::2, ::2, ::2]], spacing=(8.0, 8.0, 8.0))
-    crop = base / "labels" / "groundtruth" / "crop7"
-    mito = np.zeros((16, 16, 16), np.uint32)
-    mito[12:14, 12:14, 12:14] = 5
-    for name, array in (("mito", mito), ("er", np.zeros_like(mito)), ("all", mito)):
-        write_pyramid(crop / name, [array], spacing=(4.0, 4.0, 4.0), origin=(30.0, 62.0, 62.0))
-    return tmp_path
 
 
 def codes(index):
@@ -121,7 +83,7 @@ def test_a_file_system_in_memory(root):
 # --- What may be wrong ---------------------------------------------------------------------------
 
 
-def test_a_crop_outside_the_raw_data_is_found(root):
+def test_a_crop_outside_the_raw_data_is_found(root, write_pyramid):
     crop = root / "jrc_test/jrc_test.zarr/recon-1/labels/groundtruth/crop8"
     write_pyramid(
         crop / "mito", [np.ones((4, 4, 4), np.uint8)], spacing=(8.0, 8.0, 8.0), origin=(250.0,) * 3
@@ -131,7 +93,7 @@ def test_a_crop_outside_the_raw_data_is_found(root):
     assert "282" in index.findings[0].message or "278" in index.findings[0].message
 
 
-def test_wrong_units_and_unknown_classes_are_found(root):
+def test_wrong_units_and_unknown_classes_are_found(root, write_pyramid):
     crops = root / "jrc_test/jrc_test.zarr/recon-1/labels/groundtruth"
     ones = np.ones((4, 4, 4), np.uint8)
     write_pyramid(crops / "crop7" / "nuc", [ones], spacing=(4.0,) * 3, unit="parsec")
@@ -139,7 +101,7 @@ def test_wrong_units_and_unknown_classes_are_found(root):
     assert sorted(codes(index_cellmap(str(root)))) == ["class_unreadable", "unknown_class"]
 
 
-def test_other_units_of_length_are_converted(root):
+def test_other_units_of_length_are_converted(root, write_pyramid):
     crop = root / "jrc_test/jrc_test.zarr/recon-1/labels/groundtruth/crop9"
     ones = np.ones((4, 4, 4), np.uint8)
     write_pyramid(crop / "mito", [ones], spacing=(0.008,) * 3, origin=(0.1,) * 3, unit="micrometer")

@@ -73,6 +73,11 @@ class Grid:
         """World position of the upper border of the last voxel, nm."""
         return self.world_of([n - 0.5 for n in self.shape])
 
+    def slab(self, start: int, stop: int) -> Grid:
+        """The grid of layers ``start`` to ``stop`` along z."""
+        _, y, x = self.shape
+        return Grid((stop - start, y, x), self.spacing, self.world_of((start, 0, 0)))
+
     def box_around(self, other: Grid) -> Box:
         """Voxels of this grid that another grid's extent touches; may reach beyond this grid."""
         low, high = self.index_of(other.low), self.index_of(other.high)

@@ -36,6 +36,8 @@ RAW = "em"
 GROUND_TRUTH = "labels/groundtruth"
 MERGED = "all"
 """An array beside the classes of a crop that holds them all as one label image."""
+MASK_SUFFIX = "_mask"
+"""Ends the name of an array that says where a class was annotated well enough to be scored."""
 _PREFERRED_RAW = "fibsem-uint8"
 
 
@@ -232,7 +234,7 @@ def _crop(
     table = ClassTable.read()
     classes: list[ClassOfCrop] = []
     for name in tree.folders(path):
-        if name == MERGED:
+        if name == MERGED or name.endswith(MASK_SUFFIX):
             continue
         if name not in table:
             findings.append(
