@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from lamella.core.errors import MissingPathError, ModelError, UnknownModelError
+from lamella.core.places import Places
 from lamella.models.catalogue import list_models, starter_folder
 from lamella.models.store import find_entry, find_model, find_model_path
 
@@ -25,14 +26,14 @@ def test_a_shipped_model_is_found_by_its_id_and_verified():
 
 
 def test_a_users_model_is_found_by_the_cards_id_whatever_its_folder_is_called(user_folder):
-    assert find_model("my-nuclei", user_folder=user_folder).path == user_folder / "mine"
+    assert find_model("my-nuclei", Places(models=user_folder)).path == user_folder / "mine"
 
 
 def test_the_users_model_comes_before_the_shipped_one_of_the_same_id(tmp_path):
     shutil.copytree(starter_folder() / "nuclei-2d", tmp_path / "retrained")
-    entry = find_entry("nuclei-2d", user_folder=tmp_path)
+    entry = find_entry("nuclei-2d", Places(models=tmp_path))
     assert entry.origin == "user"
-    assert find_model_path("nuclei-2d", user_folder=tmp_path) == tmp_path / "retrained"
+    assert find_model_path("nuclei-2d", Places(models=tmp_path)) == tmp_path / "retrained"
 
 
 def test_a_model_may_be_named_by_its_folder_or_its_card(user_folder):
@@ -42,7 +43,7 @@ def test_a_model_may_be_named_by_its_folder_or_its_card(user_folder):
 
 def test_an_unknown_id_names_its_neighbours_and_all_others(user_folder):
     with pytest.raises(UnknownModelError, match="nuclei2d") as caught:
-        find_model("nuclei2d", user_folder=user_folder)
+        find_model("nuclei2d", Places(models=user_folder))
     assert "did you mean nuclei-2d" in caught.value.hint
     assert "my-nuclei" in caught.value.hint
 
@@ -61,7 +62,7 @@ def test_a_changed_file_is_noticed(user_folder):
     weights = user_folder / "mine" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
     with pytest.raises(ModelError, match="was changed"):
-        find_model("my-nuclei", user_folder=user_folder)
+        find_model("my-nuclei", Places(models=user_folder))
 
 
 def test_a_broken_card_is_listed_with_the_reason_and_refused(user_folder):
@@ -72,7 +73,7 @@ def test_a_broken_card_is_listed_with_the_reason_and_refused(user_folder):
     assert entry.card is None
     assert "not a valid model card" in entry.problem
     with pytest.raises(ModelError, match="broken"):
-        find_model("broken", user_folder=user_folder)
+        find_model("broken", Places(models=user_folder))
 
 
 def test_a_missing_user_folder_is_an_empty_one(tmp_path):

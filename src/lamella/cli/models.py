@@ -1,66 +1,119 @@
-"""``lamella models``: what can be used as ``--model``, and all that its card says."""
+"""``lamella models``: what can be used as ``--model``, what can be pulled, what is known of it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lamella.cli.console import table
+from lamella.cli.models_keep import (
+    export_command,
+    gc_command,
+    import_command,
+    move_command,
+    pull_command,
+    remove_command,
+    size_text,
+)
 from lamella.cli.parameters import answer_options, console_of
 
 if TYPE_CHECKING:
-    from lamella.models.catalogue import ModelEntry
+    from lamella.core.places import Places
+    from lamella.models.store import ListedModel
     from lamella.wire.card import MetricDoc, ModelCard
+    from lamella.wire.catalogue import CatalogueEntry
+    from lamella.wire.record import ModelRecord
 
 __all__ = ["command"]
 
 _TEXT_WIDTH = 96
+_AXES = {"zyx": "3-D", "yx": "2-D", None: ""}
 
 
 @click.group(name="models")
 def command() -> None:
-    """List models, show their cards, say where they lie.
+    """List, pull, import and verify models, show their cards, say where they lie.
 
-    The shipped models come with the package; others are looked for in the user's folder
-    (LAMELLA_MODELS, or lamella/models in the data folder), or named by their path.
+    The shipped models come with the package; others are kept in the user's folder (LAMELLA_MODELS,
+    or lamella/models in the data folder), or named by their path. What can be pulled stands in
+    catalogues: one comes with the package, LAMELLA_CATALOGUES names more (files, folders, http
+    addresses, separated by spaces). LAMELLA_OFFLINE=1 forbids the network.
     """
 
 
 @command.command(name="list")
+@click.option("--here", "only_here", is_flag=True, help="Leave out what has to be pulled first.")
+@click.option("--engine", help="Only models of this engine.")
+@click.option("--offline", is_flag=True, help="Ask no server for its catalogue.")
 @answer_options
-def list_command(**words: Any) -> None:
-    """List every model that --model can name."""
-    from lamella.cli.places import models_folder
-    from lamella.models.catalogue import list_models
+def list_command(only_here: bool, engine: str | None, offline: bool, **words: Any) -> None:
+    """List every model that --model can name, and every one that can be pulled."""
+    from lamella.models.offer import Offers, read_offers
+    from lamella.models.store import list_all
 
     console = console_of(words)
-    entries = list_models(models_folder())
-    documents = [_document(entry) for entry in entries]
-    console.answer({"models": documents}, lambda: _listing(entries))
-    for entry in entries:
-        if entry.problem:
-            console.warn(f"{entry.path}: {entry.problem}")
+    places = _places(offline=offline)
+    offers = Offers(()) if only_here else read_offers(places)
+    listed = [model for model in list_all(places, offers) if engine in (None, model.engine)]
+    document = {
+        "models": [_document(model) for model in listed],
+        "problems": list(offers.problems),
+    }
+    console.answer(document, lambda: _listing(listed))
+    for model in listed:
+        if model.problem:
+            console.warn(f"{model.path}: {model.problem}")
+    for problem in offers.problems:
+        console.warn(problem)
 
 
 @command.command(name="show")
 @click.argument("model")
 @answer_options
 def show_command(model: str, **words: Any) -> None:
-    """Show the card of MODEL (an id or a folder): classes, data, licence, scores."""
-    from lamella.cli.places import models_folder
-    from lamella.models.store import find_entry
+    """Show all that is known of MODEL (an id or a folder): classes, data, licence, scores."""
+    from lamella.core.errors import UnknownModelError
+    from lamella.models.foreign import RECORD_NAME, read_record
+    from lamella.models.licence import Terms, is_accepted
+    from lamella.models.store import find_entry, find_model_path
 
     console = console_of(words)
-    entry = find_entry(model, user_folder=models_folder())
-    assert entry.card is not None, "find_entry refuses broken cards"
-    card = entry.card
+    places = _places()
+    try:
+        path = find_model_path(model, places)
+    except UnknownModelError:
+        entry, catalogue = _offered(model, places)
+        document = {
+            "origin": "catalogue",
+            "catalogue": catalogue,
+            "entry": entry.model_dump(mode="json"),
+        }
+        console.answer(document, lambda: _entry_text(entry, catalogue))
+        return
+    if (path / RECORD_NAME).is_file():
+        record = read_record(path)
+        accepted = is_accepted(Terms.of(record), places)
+        document = {
+            "path": str(path),
+            "origin": "user",
+            "is_accepted": accepted,
+            "record": record.model_dump(mode="json"),
+        }
+        console.answer(document, lambda: _record_text(record, str(path), accepted=accepted))
+        return
+    found = find_entry(str(path) if "/" in model else model, places)
+    assert found.card is not None, "find_entry refuses broken cards"
+    card = found.card
     document = {
-        "path": str(entry.path),
-        "origin": entry.origin,
+        "path": str(found.path),
+        "origin": found.origin,
         "card": card.model_dump(mode="json"),
     }
-    console.answer(document, lambda: _card_text(entry, card))
+    console.answer(
+        document, lambda: _card_text(card, f"{found.path} ({found.origin}", found.n_bytes)
+    )
 
 
 @command.command(name="path")
@@ -68,53 +121,188 @@ def show_command(model: str, **words: Any) -> None:
 @answer_options
 def path_command(model: str, **words: Any) -> None:
     """Print the folder of MODEL, its files verified against their checksums."""
-    from lamella.cli.places import models_folder
-    from lamella.models.store import find_model
+    from lamella.models.folder import ModelFolder
+    from lamella.models.foreign import FILES_NAME, RECORD_NAME, read_record, verify_files
+    from lamella.models.store import find_model_path
 
     console = console_of(words)
-    folder = find_model(model, user_folder=models_folder())
-    console.answer({"model": folder.card.id, "path": str(folder.path)}, str(folder.path))
+    path = find_model_path(model, _places())
+    if (path / RECORD_NAME).is_file():
+        record = read_record(path)
+        verify_files(path / FILES_NAME, record)
+        model_id = record.id
+    else:
+        model_id = ModelFolder.open(path).card.id
+    console.answer({"model": model_id, "path": str(path)}, str(path))
 
 
-def _document(entry: ModelEntry) -> dict[str, Any]:
-    card = entry.card
+@command.command(name="verify")
+@click.argument("model", required=False)
+@answer_options
+@click.pass_context
+def verify_command(ctx: click.Context, model: str | None, **words: Any) -> None:
+    """Read every file of MODEL (of every model unless given); exit 3 where one was changed."""
+    from lamella.models.tidy import verify_models
+
+    console = console_of(words)
+    with console.running() as sink:
+        results = verify_models(_places(), sink, model_id=model)
+    documents = [
+        {"id": one.model.id, "path": str(one.model.path), "problem": one.problem or None}
+        for one in results
+    ]
+    lines = [f"{one.model.id}: {one.problem or 'whole'}" for one in results]
+    console.answer({"models": documents}, "\n".join(lines) or "no models")
+    if any(one.problem for one in results):
+        ctx.exit(3)
+
+
+for _command in (
+    pull_command,
+    import_command,
+    export_command,
+    remove_command,
+    gc_command,
+    move_command,
+):
+    command.add_command(_command)
+
+
+def _places(*, offline: bool = False) -> Places:
+    from lamella.core.places import Places
+
+    places = Places.of_user()
+    return replace(places, is_offline=True) if offline else places
+
+
+def _offered(model: str, places: Places) -> tuple[CatalogueEntry, str]:
+    from lamella.workflows.model_store import find_wanted
+
+    wanted = find_wanted(model, places)[0]
+    assert wanted.entry is not None, "what is here was found before"
+    return wanted.entry, wanted.catalogue
+
+
+def _document(model: ListedModel) -> dict[str, Any]:
     return {
-        "id": entry.id,
-        "title": card.title if card else None,
-        "task": card.task if card else None,
-        "axes": card.axes if card else None,
-        "licence": card.licence if card else None,
-        "origin": entry.origin,
-        "path": str(entry.path),
-        "n_bytes": entry.n_bytes,
-        "problem": entry.problem or None,
+        "id": model.id,
+        "engine": model.engine,
+        "version": model.version or None,
+        "title": model.title or None,
+        "task": model.task,
+        "axes": model.axes,
+        "licence": model.licence or None,
+        "must_accept": model.must_accept,
+        "is_accepted": model.is_accepted,
+        "origin": model.origin,
+        "is_here": model.is_here,
+        "path": None if model.path is None else str(model.path),
+        "n_bytes": model.n_bytes,
+        "is_hash_published": model.is_pinned,
+        "is_link": model.is_link,
+        "catalogue": model.catalogue or None,
+        "problem": model.problem or None,
     }
 
 
-def _listing(entries: tuple[ModelEntry, ...]) -> str:
-    usable = [(entry, entry.card) for entry in entries if entry.card is not None]
-    if not usable:
+def _listing(listed: list[ListedModel]) -> str:
+    here = [model for model in listed if model.is_here and not model.problem]
+    offered = [model for model in listed if not model.is_here]
+    if not here and not offered:
         return "no models; `lamella engines list` shows what works without one"
-    rows = [
-        (
-            card.id,
-            "3-D" if card.axes == "zyx" else "2-D",
-            card.task,
-            f"{entry.n_bytes / 1e6:.1f} MB",
-            entry.origin,
-            card.title,
+    parts = []
+    if here:
+        rows = [(*_row(model), _origin(model), _title(model)) for model in here]
+        parts.append(table(rows, ("model", "engine", "axes", "gives", "size", "from", "title")))
+    if offered:
+        rows = [(*_row(model), _hash(model), _title(model)) for model in offered]
+        heads = ("to be pulled", "engine", "axes", "gives", "size", "hash", "title")
+        parts.append(table(rows, heads))
+        parts.append(
+            "`lamella models pull MODEL` fetches one. Where no hash was published, the first that"
+            " comes\nis believed and recorded."
         )
-        for entry, card in usable
+    return "\n\n".join(parts)
+
+
+def _row(model: ListedModel) -> tuple[str, str, str, str, str]:
+    size = size_text(model.n_bytes) if model.n_bytes is not None else "?"
+    return (model.id, model.engine, _AXES.get(model.axes, ""), model.task or "", size)
+
+
+def _origin(model: ListedModel) -> str:
+    if not model.is_accepted:
+        return "licence not accepted"
+    return f"{model.origin}, linked" if model.is_link else model.origin
+
+
+def _hash(model: ListedModel) -> str:
+    return "published" if model.is_pinned else "not published"
+
+
+def _title(model: ListedModel) -> str:
+    return f"{model.title} [licence to be accepted]" if model.must_accept else model.title
+
+
+def _entry_text(entry: CatalogueEntry, catalogue: str) -> str:
+    rows = [
+        ("model", f"{entry.id}, version {entry.version or '?'}"),
+        ("engine", entry.engine),
+        ("here", f"no: lamella models pull {entry.id}"),
+        ("gives", _given(entry.task, entry.axes)),
+        ("licence", _licence(entry)),
+        ("catalogue", catalogue),
+        ("homepage", entry.homepage),
     ]
-    return table(rows, ("model", "axes", "gives", "size", "from", "title"))
+    for file in entry.files:
+        known = size_text(file.n_bytes) if file.n_bytes is not None else "size not published"
+        digest = f"SHA-256 {file.sha256}" if file.sha256 else "SHA-256 not published"
+        rows.append(("file", f"{file.name}, {known}, {digest}"))
+        rows += [("", url) for url in file.urls]
+    return _text(entry.title, entry.description, rows)
 
 
-def _card_text(entry: ModelEntry, card: ModelCard) -> str:
+def _record_text(record: ModelRecord, path: str, *, accepted: bool) -> str:
+    names = ", ".join(f"{known.value} {known.name}" for known in record.classes if known.value)
+    licence = _licence(record)
+    if record.must_accept:
+        licence += "; accepted here" if accepted else "; not accepted here"
+    rows = [
+        ("model", f"{record.id}, version {record.version or '?'}"),
+        ("engine", record.engine),
+        ("folder", f"{path} ({size_text(record.n_bytes)}, {len(record.files)} files)"),
+        ("gives", _given(record.task, record.axes)),
+        ("classes", click.wrap_text(names, _TEXT_WIDTH - 11, "", " " * 11)),
+        ("licence", licence),
+        ("source", record.source),
+        ("citation", record.citation),
+    ]
+    return _text(record.title or record.id, record.description, rows)
+
+
+def _given(task: str | None, axes: str | None) -> str:
+    return ", ".join(part for part in (f"{task} labels" if task else "", _AXES.get(axes)) if part)
+
+
+def _licence(terms: CatalogueEntry | ModelRecord) -> str:
+    return " ".join(part for part in (terms.licence, terms.licence_url) if part)
+
+
+def _text(title: str, description: str, rows: list[tuple[str, str]]) -> str:
+    told = [(name, value) for name, value in rows if value]
+    width = max(len(name) for name, _ in told)
+    lines = [title, ""]
+    if description:
+        lines += [click.wrap_text(description, _TEXT_WIDTH), ""]
+    return "\n".join([*lines, *(f"{name:<{width}}  {value}" for name, value in told)])
+
+
+def _card_text(card: ModelCard, where: str, n_bytes: int) -> str:
     spacing = str(card.spacing.to_spacing()) if card.spacing else "any (runs on native voxels)"
     names = ", ".join(f"{known.value} {known.name}" for known in card.classes if known.value)
     rows = [
         ("model", f"{card.id}, version {card.version}"),
-        ("folder", f"{entry.path} ({entry.origin}, {entry.n_bytes / 1e6:.1f} MB)"),
+        ("folder", f"{where}, {size_text(n_bytes)})"),
         ("gives", f"{card.task} labels: {names}"),
         ("input", f"{card.axes}, {card.n_channels} channel{'s' * (card.n_channels > 1)}"),
         ("spacing", spacing),
@@ -124,9 +312,7 @@ def _card_text(entry: ModelEntry, card: ModelCard) -> str:
         ("trained on", f"{card.training.data} ({card.training.data_licence})"),
         ("recipe", card.training.recipe),
     ]
-    width = max(len(name) for name, _ in rows)
-    lines = [card.title, "", click.wrap_text(card.description, _TEXT_WIDTH), ""]
-    lines += [f"{name:<{width}}  {value}" for name, value in rows]
+    lines = [_text(card.title, card.description, rows)]
     if card.metrics:
         scores = [(m.name, m.value, m.n, _conditions(m)) for m in card.metrics]
         lines += ["", table(scores, ("score", "value", "n", "measured on"))]

@@ -25,6 +25,7 @@ __all__ = ["ZipLimits", "check_zip", "unpack_zip", "write_zip"]
 _BUFFER_BYTES = 1 << 20
 _DATE = (1980, 1, 1, 0, 0, 0)
 _WINDOWS_FORBIDDEN = frozenset('\\:*?"<>|')
+_FINDER = ".DS_Store"
 _MAC_EXTRAS = "__MACOSX/"
 """What the Finder adds to archives: no part of what was packed."""
 _RESERVED = frozenset({"con", "prn", "aux", "nul"})
@@ -94,7 +95,7 @@ def unpack_zip(
         with zipfile.ZipFile(path) as archive:
             total = _check(path, archive, limits)
             for entry in archive.infolist():
-                if entry.filename.startswith(_MAC_EXTRAS):
+                if _is_mac_extra(entry.filename):
                     continue
                 goal = target.joinpath(*PurePosixPath(entry.filename).parts)
                 if entry.is_dir():
@@ -205,6 +206,11 @@ def _fault(entry: zipfile.ZipInfo, seen: dict[str, bool]) -> str:
         return "is there twice"
     seen[whole] = not entry.is_dir()
     return ""
+
+
+def _is_mac_extra(name: str) -> bool:
+    last = PurePosixPath(name).name
+    return name.startswith(_MAC_EXTRAS) or last == _FINDER or last.startswith("._")
 
 
 def _refused(path: Path, reason: str, entry: str | None = None) -> ModelError:

@@ -91,7 +91,12 @@ def read_entry(path: Path, origin: Origin) -> ModelEntry:
 
 def _entries(folder: Path, origin: Origin) -> list[ModelEntry]:
     try:
-        paths = sorted(path for path in folder.iterdir() if (path / CARD_NAME).is_file())
+        paths = sorted(
+            path
+            for path in folder.iterdir()
+            # Hidden folders are models that are still being written.
+            if not path.name.startswith(".") and (path / CARD_NAME).is_file()
+        )
     except OSError:
         return []
     return sorted((read_entry(path, origin) for path in paths), key=lambda entry: entry.id)

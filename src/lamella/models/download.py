@@ -304,6 +304,9 @@ class _Fetch:
         if not reply.tells_its_end and known is None and self._file.sha256 is None:
             reason = "neither the server nor the catalogue says how long the file is"
             raise TransferError(reason, is_lasting=True)
+        if self._file.sha256 is None and reply.is_web_page:
+            # What hotel networks and proxies answer instead of the file.
+            raise TransferError("the server sent a web page", is_lasting=True)
         if total is not None and known not in (None, total):
             reason = f"the file there has {total:,} bytes, the catalogue says {known:,}"
             raise TransferError(reason, is_lasting=True)
@@ -391,9 +394,12 @@ class _Fetch:
     def _failure(self, mirrors: Sequence[_Mirror], *, is_offline: bool = False) -> DownloadError:
         name, size = self._file.name, self._part.size
         if is_offline and not mirrors:
+            where = (
+                f"fetch {self._file.urls[0]} elsewhere and" if self._file.urls else "bring it and"
+            )
             return OfflineError(
                 f"{name} is not here, and the network is forbidden",
-                hint="bring the file and give it with --from FILE, or leave out --offline",
+                hint=f"{where} give the file with --from FILE; or leave out --offline",
                 details={"file": name, "addresses": list(self._file.urls)},
             )
         reasons = {mirror.address: mirror.reasons[-1] for mirror in mirrors if mirror.reasons}

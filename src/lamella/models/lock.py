@@ -51,7 +51,9 @@ def hold(
         _say_who(stream)
         yield
     finally:
-        stream.truncate(0)
+        # Whoever opened the file meanwhile sees that it is gone, and makes a new one.
+        with suppress(OSError):
+            path.unlink()
         stream.close()
 
 

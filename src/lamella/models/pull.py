@@ -371,12 +371,13 @@ class _Pull:
         for one in self._recognisers:
             if one.engine != self._entry.engine:
                 continue
-            if not one.recognise(files):
+            root = next((path for path in _roots(files) if one.recognise(path)), None)
+            if root is None:
                 raise ModelError(
                     f"what was pulled for {self._entry.id!r} is no model of {one.engine}",
                     hint=f"expected {one.expected}",
                 )
-            facts = one.describe(files)
+            facts = one.describe(root)
         urls = [url for file in self._entry.files for url in file.urls[:1]]
         record = record_of_entry(self._entry, facts, documents, source=" ".join(urls))
         (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
@@ -389,6 +390,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _roots(files: Path) -> list[Path]:
+    """Return what an engine may call its model: the folder, or a file or folder in it."""
+    return [files, *sorted(files.iterdir())]
 
 
 def _verified_version(folder: Path) -> str:

@@ -11,7 +11,7 @@ besides ``find_model``:
     ``task``, ``axes``, ``classes`` (documents, or a mapping of value to name), ``licence``,
     ``licence_url``, ``must_accept``, ``citation``, ``details`` (plain values), ``files`` (paths
     below ``path`` to be stored; all of them unless given).
-``downloads(reference) -> Sequence[CatalogueEntry]``
+``downloads(reference, places) -> Sequence[CatalogueEntry]``
     What has to be pulled so that ``ENGINE:reference`` runs; raises for an unknown reference.
 ``EXPECTED``
     One line on what its models look like, for error messages.
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from lamella.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from lamella.core.places import Places
     from lamella.wire.catalogue import CatalogueEntry
 
 __all__ = ["CanDownload", "Recognised", "Recogniser", "check_engine_known", "recognise"]
@@ -38,7 +39,7 @@ __all__ = ["CanDownload", "Recognised", "Recogniser", "check_engine_known", "rec
 class CanDownload(Protocol):
     """What a ``model_module`` offers whose engine knows where its models are."""
 
-    def downloads(self, reference: str, /) -> Sequence[CatalogueEntry]:
+    def downloads(self, reference: str, places: Places, /) -> Sequence[CatalogueEntry]:
         """Return what has to be pulled for a reference."""
         ...
 

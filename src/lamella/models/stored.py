@@ -141,10 +141,12 @@ def appear(staging: Path, target: Path) -> None:
     Raises:
         StorageError: the rename failed; the old model is still there.
     """
-    staging.chmod(0o755)
     old: Path | None = None
     try:
-        _sync(staging)
+        if not staging.is_symlink():
+            # Temporary folders are private; a model is for everyone here.
+            staging.chmod(0o755)
+            _sync(staging)
         if target.exists() or target.is_symlink():
             old = staging.with_name(f"old-{staging.name}")
             target.rename(old)

@@ -28,8 +28,8 @@ __all__ = ["Reply", "TransferError", "byte_range", "open_reply"]
 
 _CHUNK_BYTES = 1 << 18
 _POLL_S = 0.2
-_N_WAITING = 16
-"""Chunks that may wait between the reading thread and the disk: at most 4 MB."""
+_N_WAITING = 4
+"""Chunks that may wait between the reading thread and the disk: at most 1 MB."""
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -75,6 +75,11 @@ class Reply:
     def tells_its_end(self) -> bool:
         """Whether a body that was cut short can be told from a whole one."""
         return self.n_bytes is not None or "chunked" in self.headers.get("transfer-encoding", "")
+
+    @property
+    def is_web_page(self) -> bool:
+        """Whether the body says of itself that it is for browsers."""
+        return self.headers.get("content-type", "").startswith("text/html")
 
     @property
     def validator(self) -> str:

@@ -26,6 +26,7 @@ from lamella.volume.volume import Volume
 from lamella.wire.manifest import GeometryDoc, InputFact, ModelFact, NoteDoc
 from lamella.wire.request import InputDoc, SegmentRequest, SpacingDoc
 from lamella.workflows.fingerprint import path_fingerprint, voxel_sha256
+from lamella.workflows.linking import check_strategy
 from lamella.workflows.objects import check_memory, check_sizes
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _find_model(
         return found
     from lamella.models.store import find_model
 
-    return find_model(reference, user_folder=places.models)
+    return find_model(reference, places)
 
 
 def _check_available(engine: EngineDescriptor, places: Places) -> None:
@@ -253,6 +254,7 @@ def _check_fit(
             f"the input holds values of type {volume.dtype}, not intensities",
             hint="export its magnitude or its real part first",
         )
+    check_strategy(request, volume, engine)
     if model is None:
         return
     if "c" in volume.axes and volume.n_channels == 1:
@@ -263,15 +265,17 @@ def _check_fit(
         if check is not None:
             check(volume, request, model)
         return
-    _check_folder_fit(volume, model)
+    _check_folder_fit(volume, request, model)
 
 
-def _check_folder_fit(volume: Volume, model: "AnyModel") -> None:
+def _check_folder_fit(volume: Volume, request: SegmentRequest, model: "AnyModel") -> None:
     from lamella.engines.lamella.settings import check_axes
+    from lamella.engines.lamella.strategy import resolve_strategy
     from lamella.models.folder import ModelFolder
 
     assert isinstance(model, ModelFolder), "engines without a model module take model folders"
     check_axes(volume, model.card)
+    resolve_strategy(request, model.card)
     if model.card.axes == "zyx" and min(volume.spatial_shape) == 1:
         raise AxesError(
             f"the model {model.card.id!r} segments volumes; the input of shape"
