@@ -21,6 +21,7 @@ from lamella.core.errors import (
     UnreadableFileError,
 )
 from lamella.io.format import OpenOptions, SaveOptions, open_volume, save_volume
+from lamella.io.nifti_labels import label_table
 from lamella.testing.io import FormatContract
 from lamella.testing.strategies import volumes
 from lamella.volume import Affine, LabelClass, Labels, Volume
@@ -435,3 +436,20 @@ def test_rgb_of_real_data(data_dir: Path) -> None:
         there = nib.affines.apply_affine(judged.affine, corner[::-1])
         assert_allclose(_world_xyz(volume, corner), there, atol=1e-3)
     assert found >= 1
+
+
+def test_class_names_of_other_programs(data_dir: Path) -> None:
+    """TotalSegmentator leaves a label table in the header: names and colours come along."""
+    folder = data_dir / "medical" / "totalsegmentator"
+    labels = open_volume(folder / "spine_report" / "example_ct_report" / "totalseg.nii.gz")
+    assert isinstance(labels, Labels)
+    assert labels.class_name(33) == "vertebrae_T11"
+    assert labels.classes[0] == LabelClass(26, "vertebrae_S1", (0, 0, 255))
+
+
+def test_damaged_label_tables_are_ignored() -> None:
+    table = (
+        b'<LabelTable><Label Key="x">a</Label><Label Key="2" Red="9" Green="0" Blue="0">b</Label>'
+    )
+    assert label_table(table + b"</LabelTable>") == ()
+    assert label_table(table) == ()

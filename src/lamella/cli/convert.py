@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamella.cli.console import Console
-from lamella.cli.parameters import answer_options, console_of, input_options, open_options
+from lamella.cli.parameters import (
+    answer_options,
+    console_of,
+    input_options,
+    open_options,
+    segment_option,
+)
 
 if TYPE_CHECKING:
     from lamella.io.format import OpenOptions
@@ -19,16 +25,25 @@ __all__ = ["command"]
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
 @input_options
+@segment_option
 @click.option("--format", "format_id", help="Format of TARGET, unless its suffix says it.")
 @click.option("--dtype", help="Convert to this type, e.g. uint16; values must fit.")
 @click.option("--pyramid/--no-pyramid", default=None, help="Coarser levels; default: over 256.")
 @click.option("--compress/--no-compress", default=True, help="Compress losslessly if possible.")
 @click.option("--labels", "as_labels", is_flag=True, help="The values are labels, not intensities.")
+@click.option(
+    "--source",
+    "origin",
+    type=click.Path(path_type=Path),
+    metavar="SERIES",
+    help="DICOM series that labels were made on: a DICOM segmentation refers to it.",
+)
+@click.option("--source-series", help="Which series in --source: number, UID or part of its name.")
 @click.option("--overwrite", is_flag=True, help="Replace TARGET if it is there.")
 @answer_options
 def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
     """Write SOURCE as TARGET, in the format of TARGET's suffix (.mrc, .ome.tif, .ome.zarr,
-    .nii.gz, .nrrd, .h5, .png, .npy).
+    .nii.gz, .nrrd, .h5, .png, .npy; .dcm for labels on a DICOM series).
 
     Voxels are never changed in silence: what does not fit the target is an error. TARGET appears
     when it is complete. With --spacing the header's spacing is replaced, voxels stay as they are.
@@ -48,6 +63,8 @@ def command(source: Path, target: Path, as_labels: bool, **words: Any) -> None:
             overwrite=words["overwrite"],
             pyramid=words["pyramid"],
             compress=words["compress"],
+            source=words["origin"],
+            source_series=words["source_series"],
             sink=sink,
         )
         written = save_volume(volume, target, options)

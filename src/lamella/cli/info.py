@@ -8,7 +8,13 @@ import click
 
 from lamella.cli.console import Console
 from lamella.cli.failure import EXIT_DEFECT, EXIT_INPUT
-from lamella.cli.parameters import answer_options, console_of, input_options, open_options
+from lamella.cli.parameters import (
+    answer_options,
+    console_of,
+    input_options,
+    open_options,
+    segment_option,
+)
 from lamella.core.errors import InputError, LamellaError
 
 if TYPE_CHECKING:
@@ -24,6 +30,7 @@ _SHOWN = 20
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @input_options
+@segment_option
 @click.option(
     "--stats/--no-stats", default=True, show_default=True, help="Read the voxels for statistics."
 )

@@ -28,6 +28,7 @@ __all__ = [
     "parse_integers",
     "parse_options",
     "parse_spacing",
+    "segment_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +60,15 @@ def input_options(function: F) -> F:
     return _stacked(_INPUT_OPTIONS, function)
 
 
+def segment_option(function: F) -> F:
+    """Add ``--segment``: one segment of a DICOM segmentation; part of :func:`open_options`."""
+    return click.option(
+        "--segment",
+        metavar="N",
+        help="Only this segment of a DICOM segmentation, by number or label.",
+    )(function)
+
+
 def answer_options(function: F) -> F:
     """Add ``--json`` (``as_json``) and ``--quiet``; see :func:`console_of`."""
     return _stacked(_ANSWER_OPTIONS, function)
@@ -79,7 +89,9 @@ def open_options(words: dict[str, Any]) -> "OpenOptions":
     from lamella.io.format import OpenOptions
 
     spacing = parse_spacing(words.pop("spacing", None), words.pop("unit", None))
-    names = ("dataset", "series", "level", "channel", "time", "axes", "resample_irregular")
+    names = (
+        "dataset", "series", "segment", "level", "channel", "time", "axes", "resample_irregular",
+    )  # fmt: skip
     chosen = {name: words.pop(name) for name in names if name in words}
     return OpenOptions(spacing=spacing, **chosen)
 

@@ -29,7 +29,7 @@ __all__ = ["command"]
 # Labels go back into the format of the input where that keeps them exactly.
 _LABEL_SUFFIXES = (
     ".nii.gz", ".nii", ".nrrd", ".mrc", ".rec", ".map", ".ome.tif", ".ome.tiff", ".tif", ".tiff",
-    ".h5", ".hdf5", ".ome.zarr", ".zarr", ".npy",
+    ".h5", ".hdf5", ".ome.zarr", ".zarr", ".npy", ".dcm",
 )  # fmt: skip
 
 
@@ -148,7 +148,9 @@ def _output(path: Path, output: Path | None, model: str, *, is_folder: bool) -> 
     if not (is_folder or names_folder):
         return output
     lower = path.name.lower()
-    suffix = next((known for known in _LABEL_SUFFIXES if lower.endswith(known)), ".ome.zarr")
+    # A single DICOM image need not be one that a segmentation can refer to: -o NAME.dcm says so.
+    usual = [known for known in _LABEL_SUFFIXES if known != ".dcm"]
+    suffix = next((known for known in usual if lower.endswith(known)), ".ome.zarr")
     return output / (run_folder_name(path, model).removesuffix(".run") + suffix)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.core.errors import AxesError, GeometryError
+from lamella.core.errors import AxesError, GeometryError, InputError
 from lamella.io.dicom_geometry import Stack, stack_frames
 from lamella.io.dicom_header import (
     DicomFile,
@@ -31,7 +31,7 @@ from lamella.io.dicom_series import (
     first_dicom_file,
     scan,
 )
-from lamella.io.dicom_values import numbers, text, whole
+from lamella.io.dicom_values import header_thickness, numbers, positive, text, whole
 from lamella.io.format import ContentEntry, OpenOptions, Probe
 from lamella.volume import Affine, Axes, FunctionArray, Note, Volume
 from lamella.volume.source import LazyArray
@@ -107,6 +107,15 @@ def _open(path: Path, options: OpenOptions) -> Volume:
     found, notes = scan(path)
     series = choose_series(path, found, options.series)
     images = series.images
+    if images[0].is_segmentation:
+        from lamella.io.dicom_seg import read_segmentation
+
+        return read_segmentation(path, images, options.segment, notes=notes)
+    if options.segment is not None:
+        raise InputError(
+            f"{path} is no DICOM segmentation: --segment {options.segment} chooses nothing",
+            hint="leave --segment out",
+        )
     _check_shapes(path, images)
     check_sizes(images)
     notes = (*notes, *_value_notes(series))
@@ -161,7 +170,7 @@ def _placed(
             hint="localizers or derived images were mixed in: sort the files into folders",
         )
     dataset = series.images[0].dataset
-    thickness, name = _thickness(dataset)
+    thickness, name = header_thickness(dataset)
     try:
         stack = stack_frames(placed, thickness=thickness, thickness_name=name)
     except GeometryError as error:
@@ -340,32 +349,10 @@ def _ultrasound_spacing(dataset: Any) -> tuple[float, float] | None:
             whole(region, "PhysicalUnitsYDirection", 0),
         )
         if units == (_CENTIMETRES, _CENTIMETRES):
-            y, x = _positive(region, "PhysicalDeltaY"), _positive(region, "PhysicalDeltaX")
+            y, x = positive(region, "PhysicalDeltaY"), positive(region, "PhysicalDeltaX")
             if y is not None and x is not None:
                 found.add((y * 10.0, x * 10.0))
     return found.pop() if len(found) == 1 else None
-
-
-def _thickness(dataset: Any) -> tuple[float | None, str]:
-    """What the header says about the distance of slices, in mm, and where it says so."""
-    holders = [dataset]
-    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in (dataset.get(sequence) or ())[:1]:
-            holders += list(group.get("PixelMeasuresSequence") or ())[:1]
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        for holder in holders:
-            value = _positive(holder, name)
-            if value is not None:
-                return value, name
-    return None, "SliceThickness"
-
-
-def _positive(dataset: Any, name: str) -> float | None:
-    try:
-        value = abs(float(dataset.get(name)))
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) and value > 0 else None
 
 
 def _fill(dataset: Any, stack: Stack, dtype: np.dtype[Any]) -> float:

@@ -25,7 +25,7 @@ from lamella.io.dicom_header import DicomFrame
 from lamella.io.frames import XyzGeometry, affine_from_xyz
 from lamella.volume import Affine, Note
 
-__all__ = ["Stack", "stack_frames"]
+__all__ = ["PlaneGrid", "Stack", "grid_of_planes", "stack_frames"]
 
 _SAME_PLACE_MM = 1e-3
 _SAME_DIRECTION = 1e-3
@@ -109,6 +109,71 @@ def stack_frames(
         affine_from_xyz(geometry, "LPS"),
         problem,
         tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneGrid:
+    """A regular grid of which some planes may hold no frame, and others several.
+
+    Args:
+        affine: of the grid, its first plane being the lowest one that is there.
+        n_planes: from the lowest to the highest.
+        plane_of: plane of each frame, in the order of the frames.
+    """
+
+    affine: Affine
+    n_planes: int
+    plane_of: tuple[int, ...]
+
+
+def grid_of_planes(frames: Sequence[DicomFrame], *, thickness: float | None) -> PlaneGrid:
+    """The grid on which frames lie that leave planes out, as segmentations do.
+
+    Args:
+        frames: each with a position.
+        thickness: distance of planes according to the header, mm.
+
+    Raises:
+        GeometryError: for frames that lie on no common grid; the message has the numbers.
+    """
+    plane = _common_plane(frames)
+    places = np.array([frame.position for frame in frames], dtype=np.float64)
+    heights = places @ plane.normal
+    lowest = int(np.argmin(heights))
+    along = heights - heights[lowest]
+    offsets = places - places[lowest]
+    shifts = np.stack([offsets @ plane.column, offsets @ plane.row], axis=1)
+    drift = float((np.abs(shifts) / np.array(plane.spacing)).max())
+    if drift > _DRIFT:
+        raise GeometryError(
+            f"the frames drift sideways by up to {drift:.3g} pixels: they lie on no grid",
+            hint="the object was made on tilted or shifted slices; export it on an even grid",
+        )
+    steps: NDArray[np.float64] = np.diff(np.unique(np.round(along, 4)))
+    steps = steps[steps > _SAME_PLACE_MM]
+    for spacing in (thickness, _rounded(float(steps.min())) if len(steps) else None):
+        if spacing is None:
+            continue
+        index = np.rint(along / spacing)
+        if np.abs(along - index * spacing).max() <= max(_UNEVEN * spacing, 0.01):
+            break
+    else:
+        if len(steps):
+            raise GeometryError(
+                f"the frames are unevenly spaced: {steps.min():.6g} to {steps.max():.6g} mm",
+                hint="export the segmentation on an even grid",
+            )
+        spacing, index = 1.0, np.zeros(len(along))
+    geometry = XyzGeometry(
+        (plane.spacing[1], plane.spacing[0], float(spacing or 1.0)),
+        tuple(float(value) for value in places[lowest]),
+        tuple(zip(*(_clean(v) for v in (plane.row, plane.column, plane.normal)), strict=True)),
+    )
+    return PlaneGrid(
+        affine_from_xyz(geometry, "LPS"),
+        int(index.max()) + 1,
+        tuple(int(value) for value in index),
     )
 
 

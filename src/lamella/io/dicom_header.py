@@ -45,6 +45,7 @@ PYDICOM_LOCK = threading.RLock()
 """pydicom warns through process-wide filters and caches lazily: one thread at a time."""
 
 _MOST_FRAMES = 1_000_000
+_SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _TAGS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime",
     "ContentTime", "Modality", "Manufacturer", "ManufacturerModelName", "SeriesDescription",
@@ -123,6 +124,11 @@ class DicomFile:
     def is_image(self) -> bool:
         """Whether there are pixels."""
         return bool(self.frames)
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether the pixels are segments: a (label map) segmentation object."""
+        return str(self.dataset.get("SOPClassUID") or "") in _SEGMENTATION_CLASSES
 
 
 @contextmanager

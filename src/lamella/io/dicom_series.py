@@ -132,6 +132,10 @@ def choose_series(path: Path, series: tuple[DicomSeries, ...], wanted: str | Non
     if wanted is None:
         if len(images) == 1:
             return images[0]
+        # A segmentation beside the images that it was drawn on is not what is meant.
+        originals = [known for known in images if not known.images[0].is_segmentation]
+        if len(originals) == 1:
+            return originals[0]
         raise _listing(f"{path} holds {len(images)} series, and none was chosen", images)
     fitting = [known for known in images if known.uid == wanted]
     fitting = fitting or [known for known in images if known.number == wanted.lstrip("#")]

@@ -9,8 +9,10 @@ __all__ = [
     "first_item",
     "group_item",
     "grouped_numbers",
+    "header_thickness",
     "number",
     "numbers",
+    "positive",
     "sortable",
     "text",
     "whole",
@@ -100,3 +102,26 @@ def whole(dataset: Any, name: str, default: int) -> int:
             f"the DICOM element {name} is {str(value)[:40]!r}, expected a whole number",
             hint="the header is damaged; copy the file again",
         ) from None
+
+
+def positive(dataset: Any, name: str) -> float | None:
+    """The magnitude of a number, or None where it lacks, is zero or not finite."""
+    try:
+        value = abs(float(dataset.get(name)))
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def header_thickness(dataset: Any) -> tuple[float | None, str]:
+    """What the header says about the distance of slices, in mm, and where it says so."""
+    holders = [dataset]
+    for sequence in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in (dataset.get(sequence) or ())[:1]:
+            holders += list(group.get("PixelMeasuresSequence") or ())[:1]
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        for holder in holders:
+            value = positive(holder, name)
+            if value is not None:
+                return value, name
+    return None, "SliceThickness"

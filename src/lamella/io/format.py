@@ -164,6 +164,7 @@ class OpenOptions:
     Args:
         dataset: name inside HDF5, OME-Zarr and the like.
         series: DICOM series (UID, number or a unique part of its description), OME-TIFF series.
+        segment: of a DICOM segmentation, by number or label; the others are left out.
         level: pyramid level, 0 = full.
         channel: keep only this channel.
         time: keep only this time point.
@@ -175,6 +176,7 @@ class OpenOptions:
 
     dataset: str | None = None
     series: str | None = None
+    segment: str | None = None
     level: int = 0
     channel: int | None = None
     time: int | None = None
@@ -195,6 +197,9 @@ class SaveOptions:
         pyramid: write coarser levels where the format has them; None = when larger than 256.
         compress: compress losslessly where the format can.
         spacing: replaces the volume's spacing.
+        source: DICOM series that labels were made on, for formats that refer to it; the one the
+            labels remember unless given.
+        source_series: which series in ``source``: UID, number or part of its description.
         sink: progress and cancellation.
     """
 
@@ -204,6 +209,8 @@ class SaveOptions:
     pyramid: bool | None = None
     compress: bool = True
     spacing: Spacing | None = None
+    source: Path | None = None
+    source_series: str | None = None
     sink: ProgressSink = field(default_factory=SilentSink)
 
 
@@ -274,6 +281,26 @@ _DESCRIPTORS: tuple[FormatDescriptor, ...] = (
         False,
         "lamella.io.dicom",
         ("pydicom",),
+    ),
+    FormatDescriptor(
+        "dicom-seg",
+        "DICOM segmentation",
+        (".dcm",),
+        False,
+        True,
+        "lamella.io.dicom_seg_write",
+        ("pydicom", "highdicom"),
+        extra="dicom-seg",
+    ),
+    FormatDescriptor(
+        "dicom-seg-labelmap",
+        "DICOM segmentation (label map)",
+        (),
+        False,
+        True,
+        "lamella.io.dicom_labelmap_write",
+        ("pydicom", "highdicom"),
+        extra="dicom-seg",
     ),
     FormatDescriptor(
         "hdf5",

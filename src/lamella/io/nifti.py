@@ -18,6 +18,7 @@ from lamella.core.errors import UnreadableFileError
 from lamella.io.format import OpenOptions, Probe, SaveOptions
 from lamella.io.layout import Layout, in_plane, lazy_array
 from lamella.io.nifti_header import RECORD_ECODE, NiftiHeader, header_kind, parse_header
+from lamella.io.nifti_labels import label_table
 from lamella.io.record import parse_record, with_record
 from lamella.io.unpacked import (
     Packing,
@@ -26,7 +27,7 @@ from lamella.io.unpacked import (
     decompression_errors,
     open_packed,
 )
-from lamella.volume import Labels, Volume
+from lamella.volume import LabelClass, Labels, Volume
 
 __all__ = ["probe", "read", "write"]
 
@@ -62,11 +63,14 @@ def read(path: Path, options: OpenOptions) -> Volume:
         InputError: for files that hold no image, and unsupported voxel types.
     """
     header_path, data_path = _paths(path)
-    head, record = _read_head(header_path)
+    head, record, classes = _read_head(header_path)
     header = parse_header(header_path, head, axes=options.axes)
     if record is not None and options.axes is None:
         header = replace(header, layout=_as_recorded(header.layout, str(record.get("axes"))))
     volume = _volume(path, data_path, header)
+    if record is None and classes and volume.dtype.kind in "ui":
+        known = {name: getattr(volume, name) for name in Volume.__dataclass_fields__}
+        return Labels(**known, classes=classes)
     return with_record(volume, record)
 
 
@@ -192,13 +196,15 @@ def _open(path: Path) -> Any:
     return (lambda: path.open("rb")) if packing is None else open_packed(path, packing)
 
 
-def _read_head(path: Path) -> tuple[bytes, dict[str, Any] | None]:
-    """The header, and Lamella's record if one follows it."""
+def _read_head(
+    path: Path,
+) -> tuple[bytes, dict[str, Any] | None, tuple[LabelClass, ...]]:
+    """The header, and what follows it: Lamella's record, or another program's table of classes."""
     with decompression_errors(path), _open(path)() as stream:
         head = stream.read(_HEADER_BYTES)
         kind = header_kind(head)
         if kind not in ("NIfTI-1", "NIfTI-2"):
-            return head, None
+            return head, None, ()
         size = 540 if kind == "NIfTI-2" else 348
         order: Any = "little" if int.from_bytes(head[:4], "little") == size else "big"
         mark = "<" if order == "little" else ">"
@@ -207,9 +213,10 @@ def _read_head(path: Path) -> tuple[bytes, dict[str, Any] | None]:
         else:
             offset = float(np.frombuffer(head[108:112], mark + "f4")[0])
         if not np.isfinite(offset):
-            return head, None
+            return head, None, ()
         rest = stream.read(int(min(max(offset - len(head), 0), _MOST_EXTENSION_BYTES)))
-        return head, _record((head + rest)[size : int(max(offset, size))], order)
+        extensions = (head + rest)[size : int(max(offset, size))]
+        return head, _record(extensions, order), label_table(extensions)
 
 
 def _record(extensions: bytes, order: Any) -> dict[str, Any] | None:

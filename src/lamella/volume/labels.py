@@ -95,7 +95,7 @@ class Labels(Volume):
         is_instance: bool = False,
         name: str = "labels",
     ) -> "Labels":
-        """Labels that lie exactly on ``volume``.
+        """Labels that lie exactly on ``volume``, and remember its path.
 
         Args:
             volume: what was segmented.
@@ -118,6 +118,7 @@ class Labels(Volume):
             affine=volume.affine,
             unit=volume.unit,
             name=name,
+            metadata={"source_path": str(volume.path)} if volume.path is not None else {},
             classes=classes,
             is_instance=is_instance,
         )

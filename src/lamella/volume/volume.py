@@ -50,8 +50,9 @@ class Volume:
         name: short name for people.
         channel_names: one per channel, or empty.
         notes: odd things found while reading.
-        metadata: facts from the file's own header, for people; of Lamella only the check of a
-            scan's modality looks at them.
+        metadata: facts from the file's own header, for people. Lamella itself looks at them only
+            to check a scan's modality, and for ``source_path``, ``source_series``, ``engine``,
+            ``model`` and ``model_version`` of labels: what they were made on, and by what.
         levels: coarser levels of a stored pyramid, level 1 first; empty without one.
         path: the file it came from.
     """

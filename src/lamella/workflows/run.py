@@ -6,7 +6,7 @@ Example::
     run.labels.shape, len(run.objects), run.manifest.status
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from lamella.workflows.run_folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Run"]
+__all__ = ["Run", "origin_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class Run:
                 f" {self.manifest.tiles_done} of {self.manifest.tiles_planned} tiles are done",
                 hint=f"lamella resume {self.folder}",
             )
-        return open_labels(self.folder / "labels.ome.zarr")
+        labels = open_labels(self.folder / "labels.ome.zarr")
+        return replace(labels, metadata={**labels.metadata, **origin_of(self.manifest)})
 
     @property
     def object_labels(self) -> Labels:
@@ -85,7 +86,8 @@ class Run:
                 f"the run {self.folder} did not tell objects apart",
                 hint='run it with instances="components"',
             )
-        return open_labels(path)
+        labels = open_labels(path)
+        return replace(labels, metadata={**labels.metadata, **origin_of(self.manifest)})
 
     @property
     def preview(self) -> Labels:
@@ -120,3 +122,16 @@ class Run:
     def report(self) -> Path:
         """The report for people."""
         return RunFolder(self.folder).report
+
+
+def origin_of(manifest: RunManifest) -> dict[str, str]:
+    """What labels were made on and by what, for formats that refer to it (DICOM)."""
+    source, model = manifest.request.input, manifest.model
+    found = {
+        "source_path": "" if source.path.startswith("memory:") else source.path,
+        "source_series": source.series or "",
+        "engine": model.engine,
+        "model": model.id,
+        "model_version": model.version,
+    }
+    return {name: value for name, value in found.items() if value}

@@ -11,7 +11,7 @@ as it is; another request is refused. Only a run with every planned tile done is
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +39,7 @@ from lamella.workflows.fingerprint import voxel_sha256
 from lamella.workflows.objects import ObjectSet, make_objects, restore_engine_labels
 from lamella.workflows.prepare import Prepared, check_disk, prepare
 from lamella.workflows.recorder import Recorder
-from lamella.workflows.run import Run
+from lamella.workflows.run import Run, origin_of
 from lamella.workflows.run_folder import RunFolder
 from lamella.workflows.versions import package_versions
 
@@ -101,7 +101,7 @@ def segment(
     listener = sink or SilentSink()
     folder = RunFolder(options.run_dir)
     folder.check_ours()
-    _check_export(options)
+    _check_export(options, request)
     prepared = prepare(request, volume, listener, places=options.places)
     check_disk(prepared.volume, folder.path)
     was_there = folder.path.exists()
@@ -180,11 +180,17 @@ def _differences(manifest: RunManifest, prepared: Prepared) -> list[str]:
     return changed
 
 
-def _check_export(options: RunOptions) -> None:
+def _check_export(options: RunOptions, request: SegmentRequest) -> None:
     """Say now, not after an hour, that the output cannot be written."""
     if options.export is None:
         return
-    find_writer(options.export).load()
+    writer = find_writer(options.export)
+    writer.load()
+    if writer.id.startswith("dicom-seg"):
+        from lamella.io.dicom_source import check_source
+
+        named = request.input.path
+        check_source(None if named.startswith("memory:") else Path(named), options.export)
     if options.export.exists() and not options.overwrite:
         raise OutputExistsError(
             f"{options.export} is already there", hint="use --overwrite to replace it"
@@ -330,13 +336,18 @@ class _Session:
             options_resolved=record.options_resolved,
         )
         self.folder.write_manifest(self.manifest)
-        return make_objects(
+        objects = make_objects(
             self.folder,
             self.prepared.request,
             record.open_labels(self.folder),
             self.recorder,
             columns=record.open_columns(self.folder),
+            is_per_slice=record.is_per_slice,
         )
+        if objects.linking is not None:
+            strategy = {"strategy": "hybrid", "linking": dict(objects.linking)}
+            self._update(options_resolved={**record.options_resolved, **strategy})
+        return objects
 
     def _measure(self, objects: ObjectSet, record: EngineRecord) -> "ObjectTable":
         from lamella.workflows.confidence import add_confidence, confidence_fact
@@ -398,8 +409,9 @@ class _Session:
     def _export(self, objects: ObjectSet) -> None:
         if self.options.export is None:
             return
+        labels = objects.labels
         save_volume(
-            objects.labels,
+            replace(labels, metadata={**labels.metadata, **origin_of(self.manifest)}),
             self.options.export,
             SaveOptions(overwrite=self.options.overwrite, sink=self.recorder),
         )
