@@ -28,6 +28,7 @@ from lamella.engines.totalsegmentator.models import places_of, task_of
 from lamella.engines.totalsegmentator.package import ENVIRONMENT, WORKER, describe_package
 from lamella.engines.totalsegmentator.settings import (
     Settings,
+    check_split,
     check_volume,
     resolve,
     single_image,
@@ -107,6 +108,7 @@ class _Run:
         doubts = check_volume(job.volume, job.request, task)
         self._volume: Volume = single_image(job.volume)
         self._settings: Settings = resolve(job.request, task, mode, package, self._places)
+        check_split(self._volume, self._settings)
         self._weights = self._verified()
         self._warn(*doubts)
 

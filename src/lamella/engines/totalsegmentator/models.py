@@ -125,13 +125,13 @@ def check_fit(volume: Volume, request: SegmentRequest, model: ForeignModel) -> N
         UnknownModelError: weights that are not here.
         GeometryError: unknown voxel size, or axes that are not at right angles.
     """
-    from lamella.engines.totalsegmentator.settings import check_volume, resolve
+    from lamella.engines.totalsegmentator.settings import check_split, check_volume, resolve
 
     places = places_of(model)
     package = describe_package(places)
     task, mode = task_of(model, package)
     check_volume(volume, request, task)
-    resolve(request, task, mode, package, places)
+    check_split(volume, resolve(request, task, mode, package, places))
 
 
 def list_models(places: Places) -> tuple[dict[str, Any], ...]:

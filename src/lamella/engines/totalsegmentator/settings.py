@@ -11,12 +11,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+
 from lamella.core.errors import AxesError, GeometryError, InputError
 from lamella.engines.options import resolve_options
 from lamella.engines.totalsegmentator.descriptor import OPTIONS, TOTALSEGMENTATOR
 from lamella.engines.totalsegmentator.licence import find_licence
 from lamella.engines.totalsegmentator.package import Package, Stage, Task, classes_of
 from lamella.engines.totalsegmentator.weights import Weights, check_present, find_weights
+from lamella.io.frames import affine_in_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +29,15 @@ if TYPE_CHECKING:
     from lamella.volume.volume import Note, Volume
     from lamella.wire.request import SegmentRequest
 
-__all__ = ["PreviewPlan", "Settings", "check_volume", "resolve", "roi_names", "single_image"]
+__all__ = [
+    "PreviewPlan",
+    "Settings",
+    "check_split",
+    "check_volume",
+    "resolve",
+    "roi_names",
+    "single_image",
+]
 
 _PASSED_ON = (
     "fast",
@@ -38,6 +49,7 @@ _PASSED_ON = (
     "force_split",
 )
 """Options that are arguments of the package's main function under the same name."""
+_SPLIT_PLANES = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,28 @@ def check_volume(volume: Volume, request: SegmentRequest, task: Task) -> tuple[N
             hint="open the DICOM series with --resample-irregular",
         )
     return found.notes
+
+
+def check_split(volume: Volume, settings: Settings) -> None:
+    """Refuse to cut a short image into thirds: the package's pieces overlap by 20 planes.
+
+    Raises:
+        InputError: with the length it takes.
+    """
+    if not settings.options["force_split"]:
+        return
+    affine = affine_in_unit(volume.affine, volume.unit, "mm")
+    # The index axis that runs along the body, as the closest canonical orientation has it.
+    axis = int(np.argmax(np.abs(np.asarray(affine.direction)[0])))
+    spacing = settings.stages[-1].spacing_xyz
+    fine = affine.spacing[axis] if spacing is None else spacing[2]
+    n_planes = round(volume.spatial_shape[axis] * affine.spacing[axis] / fine)
+    if n_planes < _SPLIT_PLANES:
+        raise InputError(
+            f"force_split cuts the image into three along the body, which takes {_SPLIT_PLANES}"
+            f" planes of {fine:g} mm; this one has {n_planes}",
+            hint="leave force_split out: an image of this size needs no splitting",
+        )
 
 
 # --- parts of resolve -----------------------------------------------------------------------------

@@ -166,7 +166,7 @@ class Session:
     # -- weights and progress
 
     def _model_folder(self, dataset: Any, trainer: str, plans: str, model: str) -> str:
-        known = self.request["weights"].get(str(dataset))
+        known: Any = self.request["weights"].get(str(dataset))
         if known is None:
             self.channel.fail("unknown_model", f"the weights of dataset {dataset} are not there")
         return str(Path(known["path"]) / f"{trainer}__{plans}__{model}")
