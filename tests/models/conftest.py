@@ -71,3 +71,29 @@ def listener():
 @pytest.fixture
 def make_listener():
     return Listener
+
+
+class FakeEngine:
+    """A recogniser: folders with fake.json, and files that begin with FAKE."""
+
+    engine = "fake"
+    expected = "a folder with fake.json, or a file that begins with FAKE"
+
+    def recognise(self, path):
+        if path.is_dir():
+            return (path / "fake.json").is_file()
+        return path.is_file() and path.read_bytes()[:4] == b"FAKE"
+
+    def describe(self, path):
+        return {
+            "id": f"Fake {path.stem}",
+            "title": "A fake",
+            "classes": {0: "background", 1: "thing"},
+            "axes": "zyx",
+            "details": {"answer": 42},
+        }
+
+
+@pytest.fixture
+def fake():
+    return FakeEngine()

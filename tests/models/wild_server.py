@@ -39,6 +39,7 @@ class WildServer:
     can_range: bool = True
     log: list[Sent] = field(default_factory=list)
     piece: int = 4096
+    pause_s: float = 0.0
 
     def __enter__(self):
         owner = self
@@ -111,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not own.can_range or fault.kind == "no_range":
             asked, start = "", 0
         headers = {"ETag": tag} if own.has_etag else {}
+        if fault.kind == "page":
+            headers["Content-Type"] = "text/html; charset=utf-8"
         if asked and start >= len(content):
             headers |= {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"}
             self._head(sent, 416, headers)
@@ -147,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
                 # Counted first: the client may be done before this thread goes on.
                 sent.n_sent += len(body[begin : begin + step])
                 self.wfile.write(body[begin : begin + step])
+                if self.server_of_tests.pause_s:
+                    self.server_of_tests.wait_released(self.server_of_tests.pause_s)
         except OSError:
             pass
 
