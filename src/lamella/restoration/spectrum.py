@@ -142,8 +142,7 @@ class SpectrumSum:
 
         for tile in tiles:
             level = np.float32((tile * self._share).sum(dtype=np.float64))
-            spectrum = np.asarray(rfft2((tile - level) * self._window))
-            self.power += spectrum.real**2 + spectrum.imag**2
+            self.power += np.abs(np.asarray(rfft2((tile - level) * self._window))) ** 2
             self.n_tiles += 1
 
     def merge(self, other: SpectrumSum) -> None:
