@@ -129,7 +129,8 @@ class TestInstances(TestVolumes):
     def test_ids_are_unique_over_the_slices_of_a_volume(self, tmp_path):
         image = self.make_volume().load()
         volume = Volume.from_array(np.stack([image] * 3), spacing=(2, 1, 1), unit="nm")
-        result = self.run(tmp_path, volume=volume)
+        assert self.run(tmp_path / "linked later", volume=volume).is_per_slice
+        result = self.run(tmp_path / "slices", volume=volume, instances="slices")
         labels = result.labels.load()
         ids = [set(np.unique(layer)) - {0} for layer in labels]
         assert all(ids)

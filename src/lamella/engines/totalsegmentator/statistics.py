@@ -65,7 +65,9 @@ def class_statistics(
         a face of the image).
     """
     listener = sink or SilentSink()
-    size = max(classes, default=0) + 1
+    # Values that are no class are counted together, behind the last class.
+    other = max(classes, default=0) + 1
+    size = other + 1
     counts, finite = np.zeros(size, np.int64), np.zeros(size, np.int64)
     sums, squares = np.zeros(size), np.zeros(size)
     is_cut = np.zeros(size, dtype=bool)
@@ -73,9 +75,7 @@ def class_statistics(
     for extent, block in iter_slabs(labels, max_bytes=_SLAB_BYTES):
         listener.check()
         values = np.asarray(image[extent]).astype(np.float64).ravel()
-        flat = (
-            np.minimum(block.ravel(), size - 1) if block.max(initial=0) >= size else block.ravel()
-        )
+        flat = np.minimum(block, other).ravel()
         counts += np.bincount(flat, minlength=size)
         is_finite = np.isfinite(values)
         if not is_finite.all():
@@ -83,7 +83,7 @@ def class_statistics(
         finite += np.bincount(flat, minlength=size)
         sums += np.bincount(flat, weights=values, minlength=size)
         squares += np.bincount(flat, weights=values * values, minlength=size)
-        is_cut[_at_faces(block, extent.start, shape[0])] = True
+        is_cut[np.minimum(_at_faces(block, extent.start, shape[0]), other)] = True
     return {
         name: _row(
             int(counts[value]),
