@@ -107,6 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _content(self, fault, sent, content, asked):
         own = self.server_of_tests
         start, tag = sent.start, own.etag(content)
+        if self.headers.get("If-None-Match") == tag:
+            self._head(sent, 304, {"ETag": tag})
+            return
         if own.has_etag and sent.if_range not in ("", tag):
             asked, start = "", 0
         if not own.can_range or fault.kind == "no_range":

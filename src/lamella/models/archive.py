@@ -163,6 +163,8 @@ def _copy(source: IO[bytes], sink: IO[bytes], on_bytes: Callable[[int], None]) -
 
 def _check(path: Path, archive: zipfile.ZipFile, limits: ZipLimits) -> int:
     entries = archive.infolist()
+    if not entries:
+        raise _refused(path, "it is empty")
     if len(entries) > limits.n_files:
         raise _refused(path, f"it has {len(entries):,} entries, more than {limits.n_files:,}")
     seen: dict[str, bool] = {}

@@ -65,9 +65,11 @@ def record_of_entry(
     entry: CatalogueEntry, facts: Mapping[str, Any], files: Mapping[str, FileDoc], *, source: str
 ) -> ModelRecord:
     """Return the record of a pulled model: the catalogue's words first, then the engine's."""
-    told = {name: getattr(entry, name) for name in (*_FACTS, "licence_text", "citation")}
+    told = {name: getattr(entry, name) for name in (*_FACTS, "citation")}
     merged = {**facts, **{name: value for name, value in told.items() if value}}
-    merged["must_accept"] = entry.must_accept
+    # As they are, even where empty: what was accepted is this very text.
+    for name in ("licence", "licence_url", "licence_text", "must_accept"):
+        merged[name] = getattr(entry, name)
     return make_record(entry.id, entry.engine, merged, files, source=source)
 
 
