@@ -19,6 +19,7 @@ from lamella.core.registry import nearest_names
 from lamella.engines.classical.descriptor import CLASSICAL
 from lamella.engines.engine import Availability, EngineDescriptor
 from lamella.engines.lamella.descriptor import LAMELLA
+from lamella.engines.nnunet.descriptor import NNUNET
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lamella.engines"
 """Group of the entry points by which other packages add engines; each names a descriptor."""
 
-_OWN: tuple[EngineDescriptor, ...] = (LAMELLA, CLASSICAL, TOTALSEGMENTATOR)
+_OWN: tuple[EngineDescriptor, ...] = (LAMELLA, CLASSICAL, NNUNET, TOTALSEGMENTATOR)
 _BROKEN = "broken entry point: "
 
 
