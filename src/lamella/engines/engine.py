@@ -109,6 +109,8 @@ class EngineDescriptor:
         confidence: measures it can leave as maps, see :class:`ConfidenceMaps`.
         memory_bytes_per_voxel: what a run needs beyond the network, in bytes per voxel of the
             input; None where memory does not grow with the input.
+        strategies: values of ``SegmentRequest.instances`` that it knows of ``slices``, ``hybrid``,
+            ``volumetric`` and ``ortho``; None for an engine that checks them itself.
     """
 
     id: str
@@ -132,6 +134,7 @@ class EngineDescriptor:
     model_module: str = ""
     confidence: tuple[str, ...] = ()
     memory_bytes_per_voxel: float | None = None
+    strategies: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,8 @@ class EngineResult:
         confidence: how sure it was; None unless the request asks for it.
         columns: further numbers of every instance for the table of objects, by name; each array
             is indexed by the id, entry 0 unused (how well slices were linked, for example).
+        is_per_slice: whether instances were told apart within slices only (their ids are unique
+            all the same); the workflow links them where the request asks for it.
     """
 
     labels: Labels
@@ -225,6 +230,7 @@ class EngineResult:
     warnings: tuple[Note, ...] = ()
     confidence: ConfidenceMaps | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    is_per_slice: bool = False
 
 
 @runtime_checkable

@@ -43,6 +43,8 @@ class EngineRecord(Document):
     confidence: ConfidenceFact | None = None
     columns: tuple[str, ...] = ()
     """Names of further numbers of every instance, kept in ``engine.npz``."""
+    is_per_slice: bool = False
+    """Whether objects were told apart within slices only."""
 
     def open_columns(self, folder: RunFolder) -> Mapping[str, NDArray[Any]]:
         """The further numbers, by name, each indexed by the id the engine gave."""
@@ -79,6 +81,7 @@ def write_record(folder: RunFolder, result: EngineResult) -> EngineRecord:
             "options_resolved": options,
             "warnings": [{"code": note.code, "message": note.message} for note in result.warnings],
             "columns": list(result.columns),
+            "is_per_slice": result.is_per_slice,
             "confidence": None
             if sure is None
             else {

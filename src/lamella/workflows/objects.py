@@ -9,7 +9,6 @@ run that stops here goes on here.
 """
 
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.core.errors import InputError
+from lamella.core.memory import available_bytes
 from lamella.core.progress import Progress, ProgressSink
 from lamella.io.format import open_labels, storage_errors
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
 from lamella.volume.source import LazyArray
-from lamella.volume.spacing import Size, convert_length
+from lamella.volume.spacing import Size
 from lamella.volume.volume import Volume
 from lamella.wire.request import SegmentRequest
+from lamella.workflows.linking import length_in, link_labels, wants_linking
 from lamella.workflows.run_folder import RunFolder
 
 __all__ = [
@@ -59,6 +60,7 @@ class ObjectSet:
         max_id: the largest value in ``labels``.
         n_foreground: voxels that are not background in ``labels``.
         columns: further numbers of the objects, by name, each indexed by the id in ``ids``.
+        linking: how slices were linked and what came out; None where they were not.
     """
 
     labels: Labels
@@ -68,6 +70,7 @@ class ObjectSet:
     max_id: int
     n_foreground: int
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+    linking: Mapping[str, Any] | None = None
 
 
 def check_memory(request: SegmentRequest, volume: Volume) -> None:
@@ -102,8 +105,9 @@ def check_sizes(request: SegmentRequest, volume: Volume) -> None:
     """
     if request.min_size is not None:
         Size(request.min_size.value, request.min_size.unit).to_voxels(volume.spacing)
-    if request.seed_distance is not None:
-        _length(request.seed_distance.value, request.seed_distance.unit, volume)
+    for length in (request.seed_distance, request.linking.max_centroid_distance):
+        if length is not None:
+            length_in(length.value, length.unit, volume)
 
 
 def restore_engine_labels(folder: RunFolder) -> None:
@@ -123,6 +127,7 @@ def make_objects(
     sink: ProgressSink,
     *,
     columns: Mapping[str, NDArray[Any]] | None = None,
+    is_per_slice: bool = False,
 ) -> ObjectSet:
     """Clean labels, number their objects, and leave both on disk.
 
@@ -132,18 +137,27 @@ def make_objects(
         found: the engine's labels.
         sink: progress and cancellation.
         columns: further numbers of the engine's instances, by the ids it gave.
+        is_per_slice: whether the engine told objects apart within slices only; they are linked
+            where the request asks for it.
 
     Raises:
         RunCancelledError: when cancelled; the engine's labels stay.
         StorageError: when the disk is full.
     """
     data: LazyArray = found.data
+    linked = None
+    if wants_linking(request, found, is_per_slice=is_per_slice):
+        _remove(folder.path / _STAGED)
+        linked = link_labels(folder.path / _STAGED, found, request.linking, sink)
+        data, columns = linked.store.array, linked.columns
     if request.fill_holes:
         from lamella.instances import fill_holes
 
         sink.check()
-        data = fill_holes(np.asarray(found.load()))
+        data = fill_holes(np.asarray(data[...]))
     numbered = _number(folder, request, found, data, sink)
+    if linked is not None and not request.fill_holes:
+        numbered = replace(numbered, staged=linked.store)
     kept = _kept_ids(request, numbered, found, sink)
     is_split = numbered.is_split
     is_changed = request.fill_holes or is_split or not kept.keeps_all
@@ -157,6 +171,8 @@ def make_objects(
             found, found, None, kept.n_kept, counts.max_id, counts.n_voxels, dict(columns or {})
         )
     objects = _store(folder, found, data, numbered, kept, sink)
+    if linked is not None:
+        objects = replace(objects, linking=linked.facts)
     if not found.is_instance or not columns:
         return objects
     old = kept.counts.ids[kept.is_kept]
@@ -258,7 +274,7 @@ def _watershed(
     options = WatershedOptions(
         min_seed_distance=None
         if distance is None
-        else _length(distance.value, distance.unit, found)
+        else length_in(distance.value, distance.unit, found)
     )
     ids = np.zeros(classes.shape, np.uint32)
     class_of = [0]
@@ -272,13 +288,6 @@ def _watershed(
         class_of.extend([value] * n)
     sink.emit(Progress("watershed", len(values), len(values), "classes"))
     return ids, np.array(class_of, classes.dtype)
-
-
-def _length(value: float, unit: Any, labels: Volume) -> float:
-    """A length in the unit of the labels' spacing; voxels mean those of the finest axis."""
-    if unit == "voxel":
-        return value * min(labels.spacing.values)
-    return convert_length(value, unit, labels.unit)
 
 
 # --- Filtering ----------------------------------------------------------------------------------
@@ -484,23 +493,6 @@ def _slabs(shape: tuple[int, ...], unit: int) -> Iterator[tuple[int, int]]:
     depth = unit * max(1, _SLAB_VOXELS // (plane * unit))
     for start in range(0, shape[0], depth):
         yield start, min(start + depth, shape[0])
-
-
-def available_bytes() -> int | None:
-    """Memory that can be used without swapping; None where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-        return next(
-            int(line.split()[1]) * 1024
-            for line in text.splitlines()
-            if line.startswith("MemAvailable:")
-        )
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def _remove(path: Path) -> None:

@@ -81,5 +81,6 @@ CLASSICAL = EngineDescriptor(
     has_preview=True,
     is_resumable=False,
     is_deterministic=True,
+    strategies=(),
     options=OPTIONS,
 )

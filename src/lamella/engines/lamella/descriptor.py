@@ -90,6 +90,7 @@ LAMELLA = EngineDescriptor(
     has_preview=True,
     has_uncertainty=True,
     is_resumable=True,
+    strategies=("slices", "hybrid", "volumetric", "ortho"),
     options=OPTIONS,
     confidence=("probability", "margin", "entropy", "tta_spread"),
 )

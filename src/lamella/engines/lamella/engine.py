@@ -24,10 +24,11 @@ from lamella.engines.engine import (
 )
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.lamella.objects import decode_instances, watershed_options
-from lamella.engines.lamella.opening import Opened, open_runtime, release_device_memory
+from lamella.engines.lamella.opening import Opened, open_runtime
 from lamella.engines.lamella.report import QuietSink, TileListener
 from lamella.engines.lamella.settings import Settings, check_axes, resolve
 from lamella.engines.lamella.source import Prepared, prepare
+from lamella.engines.lamella.strategy import resolve_strategy
 from lamella.engines.lamella.target import (
     JOURNAL_NAME,
     PROBABILITIES_NAME,
@@ -43,6 +44,7 @@ from lamella.inference.journal import Journal
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, SplitLayers
 from lamella.inference.plan import make_plan, smaller_tile
 from lamella.inference.preview import coarse_source, plan_preview
+from lamella.inference.runtime import release_device_memory
 from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
     from lamella.wire.event import EventSink
 
 __all__ = ["LamellaEngine", "build_engine"]
+
+LINKED = ("auto", "hybrid")
+"""Requests whose per-slice objects the workflow links."""
 
 
 def build_engine() -> LamellaEngine:
@@ -100,7 +105,15 @@ class LamellaEngine:
                 "the engine 'lamella' needs a Lamella model folder",
                 hint="list them with `lamella models list`",
             )
-        return _Run(job, job.model, sink).segment()
+        model = job.model
+        if resolve_strategy(job.request, model.card) == "ortho":
+            from lamella.engines.lamella.ortho import segment_ortho
+
+            check_axes(job.volume, model.card)
+            return segment_ortho(
+                job, model.card, sink, lambda part, events: _Run(part, model, events).segment()
+            )
+        return _Run(job, model, sink).segment()
 
 
 class _Run:
@@ -172,6 +185,7 @@ class _Run:
             options_resolved=options,
             warnings=tuple(self._notes),
             confidence=self._confidence(),
+            is_per_slice=self._settings.strategy == "slices",
         )
 
     def _warn(self, *notes: Note) -> None:
@@ -390,7 +404,7 @@ class _Run:
         )
         if n_objects == 0:
             self._warn(_nothing_found())
-        elif is_2d and "z" in volume.axes and volume.spatial_shape[0] > 1:
+        elif is_2d and self._has_slices() and self._job.request.instances not in LINKED:
             self._warn(
                 Note(
                     "instances_per_slice",
@@ -402,6 +416,10 @@ class _Run:
         labels = store.finish(QuietSink(self._sink))
         self._announce_whole(LABELS_NAME, (1.0,) * len(volume.spatial_shape), is_final=True)
         return labels
+
+    def _has_slices(self) -> bool:
+        volume = self._job.volume
+        return "z" in volume.axes and volume.spatial_shape[0] > 1
 
 
 def _import_ahead() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamella.wire.card import DecoderDoc
     from lamella.wire.event import EventSink
 
-__all__ = ["decode_instances", "watershed_options"]
+__all__ = ["decode_instances", "instances_of_maps", "watershed_options"]
 
 MAX_ID = np.iinfo(np.uint32).max
 
@@ -92,8 +92,21 @@ def decode_instances(
 def _decode(
     maps: NDArray[np.uint8], kind: str, spacing: Sequence[float], options: WatershedOptions
 ) -> NDArray[np.uint32]:
-    probabilities = maps.astype(np.float32) / np.float32(255)
-    foreground, second = probabilities[0], probabilities[1]
+    return instances_of_maps(maps.astype(np.float32) / np.float32(255), kind, spacing, options)
+
+
+def instances_of_maps(
+    maps: NDArray[np.float32], kind: str, spacing: Sequence[float], options: WatershedOptions
+) -> NDArray[np.uint32]:
+    """Instances of a foreground and a boundary (or distance) map.
+
+    Args:
+        maps: probabilities, float32, (2, z, y, x) or (2, y, x).
+        kind: of the card's decoder.
+        spacing: per spatial axis; only the last ones are taken for a slice.
+        options: of the watershed.
+    """
+    foreground, second = maps[0], maps[1]
     # A distance is largest where a boundary is least likely: its complement ranks voxels the same.
     boundary = second if kind == "boundary_watershed" else 1.0 - second
     return watershed_instances(

@@ -7,7 +7,6 @@ through both; if they differ by more than rounding, PyTorch takes over and the r
 
 from __future__ import annotations
 
-import gc
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     Sample = Callable[[], NDArray[np.float32]]
 
-__all__ = ["Opened", "open_runtime", "release_device_memory"]
+__all__ = ["Opened", "open_runtime"]
 
 _CHECKED_AT_EXPORT = (
     "graph compared with PyTorch when the model was written; SHA-256 as in the card"
@@ -86,14 +85,6 @@ def open_runtime(
     spread = _spread(model) if settings.has_spread else None
     mirrored = Mirrored(opened.runtime, axes=settings.mirror_axes, spread=spread)
     return Opened(mirrored, opened.version, opened.check, opened.notes)
-
-
-def release_device_memory() -> None:
-    """Give back what PyTorch keeps of the device's memory, where it is loaded at all."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _spread(model: ModelFolder) -> Spread:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lamella.core.errors import AxesError, InputError, ModelError
 from lamella.core.optional import is_importable
 from lamella.engines.lamella.descriptor import LAMELLA
+from lamella.engines.lamella.strategy import INSTANCE_DECODERS, Strategy, resolve_strategy
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "check_axes", "nearest_multiple", "resolve"]
 
 BATCH_PIXELS = 1 << 18
-INSTANCE_DECODERS = ("boundary_watershed", "distance_watershed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Settings:
         compiles: use ``torch.compile``.
         is_deterministic: bit-identity on CUDA too.
         has_preview: coarse pass first.
-        makes_instances: decode instances from the network's maps.
+        strategy: how instances are made from the network's maps; ``none`` where they are not.
         is_instance_model: whether the network gives maps that instances are made from.
     """
 
@@ -74,8 +74,13 @@ class Settings:
     compiles: bool
     is_deterministic: bool
     has_preview: bool
-    makes_instances: bool
+    strategy: Strategy
     is_instance_model: bool
+
+    @property
+    def makes_instances(self) -> bool:
+        """Whether instances are decoded from the network's maps."""
+        return self.strategy != "none"
 
     @property
     def has_spread(self) -> bool:
@@ -108,6 +113,7 @@ class Settings:
             "deterministic": self.is_deterministic,
             "preview": self.has_preview,
             "instances": self.makes_instances,
+            "strategy": self.strategy,
         }
 
 
@@ -140,7 +146,6 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
     if batch is None:
         per_tile = tile[1] * tile[2]
         batch = 1 if tile[0] > 1 else max(1, min(16, BATCH_PIXELS // per_tile))
-    is_instance_decoder = card.decoder.kind in INSTANCE_DECODERS
     threads = options["threads"]
     return Settings(
         tile=tile,
@@ -162,8 +167,8 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         compiles=bool(options["compile"]),
         is_deterministic=request.deterministic,
         has_preview=request.preview,
-        is_instance_model=is_instance_decoder,
-        makes_instances=is_instance_decoder and request.instances in ("auto", "watershed"),
+        is_instance_model=card.decoder.kind in INSTANCE_DECODERS,
+        strategy=resolve_strategy(request, card),
     )
 
 
