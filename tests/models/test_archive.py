@@ -142,7 +142,7 @@ def test_a_changed_bit_never_unpacks_to_something_else(tmp_path_factory, at, bit
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x05\x06" + bytes(18)])
 def test_what_is_no_zip_is_one_clear_error(tmp_path, content):
     (tmp_path / "x.zip").write_bytes(content)
-    with pytest.raises(ModelError, match="damaged or no zip|is empty"):
+    with pytest.raises(ModelError, match=r"damaged or no zip|is empty"):
         check_zip(tmp_path / "x.zip")
 
 

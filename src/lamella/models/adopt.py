@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from lamella.core.errors import (
     InputError,
     LamellaError,
+    LicenceError,
     MissingPathError,
     ModelError,
     OutputExistsError,
@@ -174,11 +175,6 @@ class _Import:
             found = self._look_inside()
         model_id = self._id(found)
         self._check_free(model_id)
-        if found.record is not None:
-            terms = Terms.of(found.record)
-            if self.options.accepts_licence and terms.must_accept:
-                accept(terms, self.places)
-            check_accepted(terms, self.places)
         staging = new_staging(self.models, self.errand)
         if self.options.is_link:
             staging, n_bytes, engine, title = self._link(staging, found, model_id)
@@ -231,9 +227,10 @@ class _Import:
                 names = tuple(record.files)
                 check_below(names, root / FILES_NAME)
                 return _Found(root / FILES_NAME, names, record=record)
-        known = recognise(path, self.recognisers, engine=self.options.engine)
-        if known is not None:
-            return _Found(path, wanted_files(path, known.facts), recognised=known)
+        for root in (path, *only_folder(path)):
+            known = recognise(root, self.recognisers, engine=self.options.engine)
+            if known is not None:
+                return _Found(root, wanted_files(root, known.facts), recognised=known)
         raise self._unknown(path)
 
     def _unknown(self, path: Path) -> ModelError:
@@ -316,8 +313,7 @@ class _Import:
         if found.card is not None:
             card = ModelFolder.open(staging).card
             return total, "lamella", card.title
-        record = self._record(found, model_id, documents)
-        (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
+        record = self._write_record(staging, found, model_id, documents)
         return total, record.engine, record.title
 
     def _link(self, staging: Path, found: _Found, model_id: str) -> tuple[Path, int, str, str]:
@@ -334,14 +330,28 @@ class _Import:
             meter.tell(n_bytes, total)
 
         documents = hash_folder(root, found.names, told)
-        record = self._record(found, model_id, documents)
+        record = self._write_record(staging, found, model_id, documents)
         if self.source.is_file():
             (staging / FILES_NAME).mkdir()
             make_link(staging / FILES_NAME / self.source.name, self.source.resolve())
         else:
             make_link(staging / FILES_NAME, root)
-        (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
         return staging, total, record.engine, record.title
+
+    def _write_record(
+        self, staging: Path, found: _Found, model_id: str, documents: Mapping[str, FileDoc]
+    ) -> ModelRecord:
+        record = self._record(found, model_id, documents)
+        terms = Terms.of(record)
+        if self.options.accepts_licence and terms.must_accept:
+            accept(terms, self.places)
+        try:
+            check_accepted(terms, self.places)
+        except LicenceError as error:
+            error.hint = "read it, then import again with --accept-licence"
+            raise
+        (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
+        return record
 
     def _record(
         self, found: _Found, model_id: str, documents: Mapping[str, FileDoc]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lamella.core.errors import InputError, LamellaError, MissingDependencyError, ModelError
 from lamella.engines.registry import find_engine, list_engines
 from lamella.models.adopt import ImportOptions, ImportResult, import_model
-from lamella.models.licence import Terms, is_accepted
+from lamella.models.foreign import RECORD_NAME, read_record
+from lamella.models.licence import Terms, accept, check_accepted, is_accepted
 from lamella.models.offer import Offers, read_offers
 from lamella.models.pull import PullOptions, PullResult, pull
 from lamella.models.recogniser import CanDownload
@@ -39,16 +40,18 @@ class Wanted:
     """What a reference stands for.
 
     Attributes:
+        id: of the model.
         entry: what has to be pulled; None for a model that is here and in no catalogue.
         catalogue: where it stands.
         here: its folder where nothing has to be pulled for it to be used.
-        id: of the model.
+        terms: its licence; None where nothing has to be accepted.
     """
 
     id: str
     entry: CatalogueEntry | None
     catalogue: str = ""
     here: Path | None = None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,10 @@ def find_wanted(
     offers = offers if offers is not None else read_offers(places)
     offer = offers.find(reference)
     if offer is not None:
-        return (Wanted(reference, offer.entry, offer.catalogue),)
+        return (_of_entry(offer.entry, offer.catalogue),)
     here = [model for model in list_here(places) if model.id == reference]
     if here:
-        return (Wanted(reference, None, here=here[0].path),)
+        return (_of_here(reference, here[0].path),)
     prefix, colon, rest = reference.partition(":")
     if colon and not rest.startswith("//"):
         return _of_engine(prefix, rest, places)
@@ -118,7 +121,7 @@ def find_wanted(
 
 def open_terms(wanted: Sequence[Wanted], places: Places) -> tuple[Terms, ...]:
     """Return the licences that have to be accepted before these models can be pulled."""
-    terms = (Terms.of(one.entry) for one in wanted if one.entry is not None)
+    terms = (one.terms for one in wanted if one.terms is not None)
     return tuple(one for one in terms if not is_accepted(one, places))
 
 
@@ -132,6 +135,10 @@ def pull_models(
     for one in wanted:
         if one.entry is None:
             assert one.here is not None, "what is in no catalogue is here"
+            if one.terms is not None:
+                if options.accepts_licence and one.terms.must_accept:
+                    accept(one.terms, places)
+                check_accepted(one.terms, places)
             results.append(PullResult(one.id, one.here, was_here=True))
             continue
         results.append(
@@ -174,4 +181,16 @@ def _of_engine(engine_id: str, reference: str, places: Places) -> tuple[Wanted, 
     entries = tuple(module.downloads(reference, places))
     if not entries:
         raise ModelError(f"{engine_id}:{reference} needs no files", hint="use it as it is")
-    return tuple(Wanted(entry.id, entry, engine.title) for entry in entries)
+    return tuple(_of_entry(entry, engine.title) for entry in entries)
+
+
+def _of_entry(entry: CatalogueEntry, catalogue: str) -> Wanted:
+    return Wanted(entry.id, entry, catalogue, terms=Terms.of(entry))
+
+
+def _of_here(model_id: str, path: Path | None) -> Wanted:
+    assert path is not None, "what is here has a folder"
+    terms = None
+    if (path / RECORD_NAME).is_file():
+        terms = Terms.of(read_record(path))
+    return Wanted(model_id, None, here=path, terms=terms)
