@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lamella.models.folder import ModelFolder
+    from lamella.models.foreign import ForeignModel
 
 __all__ = ["EngineContract", "RecordingSink"]
 
@@ -70,7 +71,7 @@ class EngineContract(ABC):
     def make_request(self) -> SegmentRequest:
         """A request that finds the objects of :meth:`make_volume`."""
 
-    def make_model(self) -> ModelFolder | None:
+    def make_model(self) -> ModelFolder | ForeignModel | None:
         """The model of the request, opened; None for engines without models."""
         return None
 
@@ -236,8 +237,8 @@ class EngineContract(ABC):
         volume = self.make_volume()
         data = np.stack([volume.load()] * 3)
         colored = replace(volume, data=data, axes=type(volume.axes).parse(f"c{self.axes}"))
-        model = self.make_model()
-        if model is not None and model.card.n_channels == 3:
+        card = getattr(self.make_model(), "card", None)
+        if card is not None and card.n_channels == 3:
             pytest.skip("the model takes three channels")
         with pytest.raises(LamellaError) as caught:
             self.run(tmp_path, volume=colored)
