@@ -55,6 +55,7 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("measure", "Measure every object: size, surface, intensity."),
             ("evaluate", "Compare labels with a reference: Dice, splits, merges."),
             ("clean", "Remove small objects, fill holes, keep the largest."),
+            ("link", "Join objects of single slices to objects in 3-D."),
         ),
         "Models and engines": (
             ("models", "List the models here, show a card, say where one lies."),
