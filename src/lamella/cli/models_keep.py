@@ -135,12 +135,13 @@ def import_command(
         "path": str(result.path),
         "n_bytes": result.n_bytes,
         "is_link": result.is_link,
+        "usage": result.usage,
     }
     how = "linked" if result.is_link else f"{size_text(result.n_bytes)} copied"
     console.answer(
         document,
         f"{result.id}: {result.title or 'a model'} of {result.engine}, {how}\n"
-        f"use it with --model {result.id}",
+        f"use it with --model {result.usage}",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ class ImportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """A model that was taken in."""
+    """A model that was taken in; ``usage`` is what names it behind ``--model``."""
 
     id: str
     engine: str
@@ -92,6 +93,7 @@ class ImportResult:
     path: Path
     n_bytes: int
     is_link: bool = False
+    usage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,16 @@ class _Import:
             self._check_free(model_id)
             target = self.models / model_id
             appear(staging, target)
-        return ImportResult(model_id, engine, title, target, n_bytes, is_link=self.options.is_link)
+        facts = found.recognised.facts if found.recognised is not None else {}
+        return ImportResult(
+            model_id,
+            engine,
+            title,
+            target,
+            n_bytes,
+            is_link=self.options.is_link,
+            usage=str(facts.get("usage") or model_id),
+        )
 
     # --- what it is ---------------------------------------------------------------------------
 
@@ -239,11 +250,18 @@ class _Import:
             for bioimage in _BIOIMAGE_NAMES:
                 if (root / bioimage).is_file():
                     return _bioimage_error(name, root / bioimage)
+        for one in self.recognisers:
+            if one.engine == self.options.engine:
+                # It says more than that it is none of its own, where it can.
+                with suppress(LookupError, TypeError, AttributeError):
+                    one.describe(path)
         known = [("lamella", "a folder with model.json, weights.safetensors and network.xml")]
         known += [(one.engine, one.expected) for one in self.recognisers]
         if self.options.engine is not None:
             known = [pair for pair in known if pair[0] == self.options.engine]
         told = "; ".join(f"{engine}: {text}" for engine, text in known)
+        if self.options.engine is None:
+            told += "; name an --engine to hear what it misses"
         is_file = path.is_file() or not any(path.iterdir())
         here = "" if is_file else f" (it holds {', '.join(few_names(path))})"
         return ModelError(

@@ -10,7 +10,8 @@ besides ``find_model``:
     Facts about what was recognised, all optional: ``id``, ``version``, ``title``, ``description``,
     ``task``, ``axes``, ``classes`` (documents, or a mapping of value to name), ``licence``,
     ``licence_url``, ``must_accept``, ``citation``, ``details`` (plain values), ``files`` (paths
-    below ``path`` to be stored; all of them unless given).
+    below ``path`` to be stored; all of them unless given), ``usage`` (what to write behind
+    ``--model`` where it is not the id).
 ``downloads(reference, places) -> Sequence[CatalogueEntry]``
     What has to be pulled so that ``ENGINE:reference`` runs; raises for an unknown reference.
 ``EXPECTED``

@@ -189,6 +189,7 @@ def describe(path: Path) -> Mapping[str, Any]:
         "licence_url": WHERE if is_licensed else HOMEPAGE,
         "citation": CITATION,
         "details": {"datasets": numbers, "folder": first, "tasks": tasks},
+        "usage": f"{_ENGINE}:{tasks[0] if tasks else 'TASK'}",
     }
 
 
