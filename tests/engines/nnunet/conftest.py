@@ -114,3 +114,213 @@ def train(base, n_epochs=1, n_iterations=35):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return base / "results" / "Dataset901_Balls" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+
+
+# --- Models with random weights -----------------------------------------------------------------
+
+
+def plans_of(configurations, transpose=(0, 1, 2), **more):
+    return {
+        "dataset_name": "Dataset902_Random",
+        "plans_name": "nnUNetPlans",
+        "transpose_forward": list(transpose),
+        "transpose_backward": [transpose.index(axis) for axis in range(3)],
+        "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
+        "configurations": configurations,
+        "foreground_intensity_properties_per_channel": {
+            str(channel): {
+                "mean": 100.0,
+                "std": 30.0,
+                "percentile_00_5": 70.0,
+                "percentile_99_5": 180.0,
+            }
+            for channel in range(3)
+        },
+        **more,
+    }
+
+
+def configuration_of(
+    patch, spacing, schemes=("ZScoreNormalization",), masks=None, torch_resampling=False, **more
+):
+    n = len(patch)
+    resampling = {}
+    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        kwargs = {"is_seg": kind == "seg", "force_separate_z": None}
+        name = "resample_torch_fornnunet"
+        if not torch_resampling:
+            name = "resample_data_or_seg_to_shape"
+            kwargs |= {"order": order, "order_z": 0}
+        resampling[f"resampling_fn_{kind}"] = name
+        resampling[f"resampling_fn_{kind}_kwargs"] = kwargs
+    return {
+        "data_identifier": "nnUNetPlans",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch),
+        "spacing": list(spacing),
+        "normalization_schemes": list(schemes),
+        "use_mask_for_norm": list(masks or [False] * len(schemes)),
+        **resampling,
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": {
+                "n_stages": 2,
+                "features_per_stage": [6, 8],
+                "conv_op": f"torch.nn.modules.conv.Conv{n}d",
+                "kernel_sizes": [[3] * n] * 2,
+                "strides": [[1] * n, [2] * n],
+                "n_conv_per_stage": [1, 1],
+                "n_conv_per_stage_decoder": [1],
+                "conv_bias": True,
+                "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{n}d",
+                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+                "dropout_op": None,
+                "dropout_op_kwargs": None,
+                "nonlin": "torch.nn.LeakyReLU",
+                "nonlin_kwargs": {"inplace": True},
+            },
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+        "batch_dice": False,
+        **more,
+    }
+
+
+def dataset_of(labels=None, channels=("MRI",), **more):
+    return {
+        "channel_names": {str(i): name for i, name in enumerate(channels)},
+        "labels": labels or {"background": 0, "one": 1, "two": 2},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+        **more,
+    }
+
+
+def write_model(folder, plans, dataset, *, folds=("0",), mirror=None, seed=0, **more):
+    """A trained configuration with random weights, as nnU-Net's trainer would have left it."""
+    from lamella.engines.nnunet.classes import ClassRule
+
+    name = folder.name.rpartition("__")[2]
+    settings = dict(plans["configurations"][name])
+    rule = ClassRule.parse(dataset)
+    n_inputs = len(dataset["channel_names"])
+    if settings.get("previous_stage"):
+        n_inputs += len(rule.foreground)
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    architecture = settings["architecture"]
+    folder.mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    for number, fold in enumerate(folds):
+        torch.manual_seed(100 * seed + number)
+        network = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            n_inputs,
+            rule.n_outputs,
+            allow_init=True,
+            deep_supervision=False,
+        )
+        n_axes = len(settings["patch_size"])
+        (folder / f"fold_{fold}").mkdir()
+        torch.save(
+            {
+                "network_weights": network.state_dict(),
+                "trainer_name": "nnUNetTrainer",
+                "init_args": {"configuration": name, "fold": number, "plans": plans},
+                "inference_allowed_mirroring_axes": tuple(range(n_axes))
+                if mirror is None
+                else mirror,
+                "_best_ema": np.float64(0.5),
+                "logging": {"ema_fg_dice": [np.float64(0.25), np.float32(0.5)]},
+                **more,
+            },
+            folder / f"fold_{fold}" / "checkpoint_final.pth",
+        )
+    return folder
+
+
+def image_of(shape=(20, 44, 40), seed=5, channels=1, margin=0):
+    """Blobs of several levels in noise; a margin of zeros around, and a hole of zeros inside."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    image = np.stack(
+        [gaussian_filter(rng.normal(size=shape), [n / 16 for n in shape]) for _ in range(channels)]
+    )
+    image = 110 + 400 * image + rng.normal(0, 2, image.shape)
+    if margin:
+        outside = np.ones(shape, bool)
+        outside[tuple(slice(margin, n - margin - 1) for n in shape)] = False
+        middle = tuple(slice(n // 2 - 1, n // 2 + 2) for n in shape)
+        image[:, outside] = 0
+        image[(slice(None), *middle)] = 0
+    return image.astype(np.float32)
+
+
+# --- The judge ----------------------------------------------------------------------------------
+
+
+def theirs(folders, image, spacing, *, tta=False, previous=None, exact=False, **options):
+    """Labels that nnU-Net gives; exact: with its sums in float32 instead of half precision.
+
+    Args:
+        folders: of configurations, averaged as ``nnUNetv2_ensemble`` does.
+        image: (c, z, y, x).
+        spacing: (z, y, x).
+        previous: labels of the first stage.
+    """
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        kind = exact_predictor() if exact else nnUNetPredictor
+        shares = []
+        for folder in folders:
+            predictor = kind(
+                use_mirroring=tta, device=torch.device("cpu"), allow_tqdm=False, **options
+            )
+            predictor.initialize_from_trained_model_folder(str(folder), None)
+            given = None if previous is None else previous[None]
+            labels = predictor.predict_single_npy_array(
+                image,
+                {"spacing": list(spacing)},
+                given,
+                save_or_return_probabilities=len(folders) > 1,
+            )
+            if len(folders) == 1:
+                return np.asarray(labels)
+            shares.append(labels[1])
+        return np.asarray(predictor.label_manager.convert_probabilities_to_segmentation(
+            np.mean(shares, axis=0)
+        ))
+
+
+def exact_predictor():
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+
+    class Exact(nnUNetPredictor):
+        @torch.inference_mode()
+        def _internal_predict_sliding_window_return_logits(self, data, slicers, do_on_device=True):
+            weights = compute_gaussian(
+                tuple(self.configuration_manager.patch_size),
+                sigma_scale=1 / 8,
+                value_scaling_factor=10,
+                device=torch.device("cpu"),
+            ).float()
+            total = torch.zeros((self.label_manager.num_segmentation_heads, *data.shape[1:]))
+            weight = torch.zeros(data.shape[1:])
+            for place in slicers:
+                logits = self._internal_maybe_mirror_and_predict(data[place][None])[0]
+                total[place] += logits * weights
+                weight[place[1:]] += weights
+            return total / weight
+
+    return Exact
