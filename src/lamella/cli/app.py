@@ -44,6 +44,8 @@ def _entries() -> tuple[CommandEntry, ...]:
         "Files": (
             ("info", "Say what a file holds, and what is odd about it."),
             ("convert", "Write a volume or labels in another format."),
+            ("quality", "How noisy and how blurred images are, with reasons."),
+            ("restore", "Denoise or deblur an image, or let its quality decide."),
         ),
         "Segmentation": (
             ("segment", "Segment volumes or images with a model."),

@@ -147,7 +147,9 @@ class BlindSpot:
         found = np.concatenate(parts).reshape(block.shape)
         result = self.stabiliser.restore(found * np.float32(self.std) + np.float32(self.mean))
         share = np.float32(self.options.strength)
-        return result if share == 1 else share * result + (1 - share) * block
+        if share == 1:
+            return result
+        return (share * result + (np.float32(1) - share) * block).astype(np.float32)
 
 
 def train_blind_spot(

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from lamella.core.errors import GeometryError, InputError
-from lamella.core.optional import is_importable
+from lamella.core.errors import GeometryError, InputError, MissingPathError
+from lamella.core.optional import is_importable, require
+from lamella.core.places import Places
 from lamella.restoration.quality import Quality
 from lamella.restoration.source import ChannelSource
 from lamella.volume.spacing import Spacing, convert_length
 
 __all__ = [
     "ACTION_OF_METHOD", "METHODS", "Action", "Decision", "Dimensions", "Method", "Mode",
-    "RestoreOptions", "decide", "sigma_in_voxels",
+    "RestoreOptions", "check_available", "decide", "sigma_in_voxels",
 ]  # fmt: skip
 
 Mode = Literal["none", "auto", "denoise", "deblur"]
@@ -123,6 +124,23 @@ class Decision:
     why: str
 
 
+def check_available(options: RestoreOptions, places: Places) -> None:
+    """Refuse a method that is not installed, before any work is done; it is never skipped.
+
+    Raises:
+        MissingDependencyError: with the command that installs it.
+        MissingPathError: when the point spread function's file is not there.
+    """
+    if options.method == "blind_spot":
+        require("torch", extra="restore", purpose="self-supervised denoising")
+    if options.method == "cellpose3":
+        from lamella.isolation.environment import python_of
+
+        python_of("cellpose3", places)
+    if options.psf is not None and not options.psf.exists():
+        raise MissingPathError(f"there is no point spread function {options.psf}")
+
+
 def decide(quality: Quality, source: ChannelSource, options: RestoreOptions) -> Decision:
     """Choose action, method and dimensions for a channel.
 
@@ -144,7 +162,7 @@ def decide(quality: Quality, source: ChannelSource, options: RestoreOptions) -> 
         method, note = _own_method(action)
         why += other + note
     is_volumetric, words = _dimensions(source, options, method)
-    return Decision(action, method, is_volumetric, f"{why}; {words}")
+    return Decision(action, method, is_volumetric, f"{why}; {words}" if words else why)
 
 
 def sigma_in_voxels(sigma: Spacing, source: ChannelSource) -> tuple[float, float, float]:
@@ -184,7 +202,7 @@ def _own_method(action: Action) -> tuple[Method, str]:
 def _dimensions(source: ChannelSource, options: RestoreOptions, method: str) -> tuple[bool, str]:
     depth = source.shape[0]
     if depth == 1:
-        return False, "a single image"
+        return False, ""
     if method == "cellpose3":
         if options.dimensions == "3":
             raise InputError(

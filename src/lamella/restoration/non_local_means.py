@@ -115,7 +115,9 @@ class NonLocalMeans:
 
         for axis, length in enumerate(values.shape):
             if length > 1:
-                values = uniform_filter1d(values, self.patch, axis=axis, mode="mirror")
+                values = np.asarray(
+                    uniform_filter1d(values, self.patch, axis=axis, mode="mirror"), np.float32
+                )
         return values
 
     def _half_shifts(self, shape: tuple[int, ...]) -> list[Triple]:

@@ -103,7 +103,8 @@ class GaussianPsf:
         """Blur a block; mirrored at its faces."""
         from scipy.ndimage import gaussian_filter
 
-        return gaussian_filter(image, self.sigma_zyx, mode="mirror", truncate=_TRUNCATE)
+        blurred = gaussian_filter(image, self.sigma_zyx, mode="mirror", truncate=_TRUNCATE)
+        return np.asarray(blurred, np.float32)
 
     def blur_back(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same: a Gaussian is its own mirror image."""

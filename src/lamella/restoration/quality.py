@@ -106,6 +106,9 @@ class Quality:
         laplacian_variance: the common "sharpness"; misleads too.
         slices: one row a slice of a volume; empty for an image.
         looked_at: which voxels were looked at, in words.
+        spectrum_frequency: cycles per pixel, for drawing.
+        spectrum_power: power there, noise included; white noise of standard deviation s gives s².
+        spectrum_floor: power of the noise.
     """
 
     verdict: Verdict
@@ -132,6 +135,9 @@ class Quality:
     laplacian_variance: float
     slices: tuple[SliceQuality, ...] = ()
     looked_at: str = "all voxels"
+    spectrum_frequency: tuple[float, ...] = ()
+    spectrum_power: tuple[float, ...] = ()
+    spectrum_floor: float = 0.0
 
     @property
     def noise(self) -> NoiseModel:
@@ -145,11 +151,16 @@ class Quality:
         return tuple(entry for entry in self.slices if entry.flags)
 
     def to_dict(self, *, has_slices: bool = True) -> dict[str, Any]:
-        """JSON values; numbers that are not finite become null."""
+        """JSON values; numbers that are not finite become null.
+
+        Args:
+            has_slices: with the rows of slices and the spectrum, or the numbers of the whole alone.
+        """
         document = asdict(self)
         document["misleading"] = dict(MISLEADING)
         if not has_slices:
-            del document["slices"]
+            for name in ("slices", "spectrum_frequency", "spectrum_power"):
+                del document[name]
         return _plain(document)
 
 
@@ -274,6 +285,9 @@ class _Collected:
             laplacian_variance=float(np.mean(self.laplacian)),
             slices=flag_slices(self.slices, signal) if is_volume else (),
             looked_at=self._looked_at(),
+            spectrum_frequency=tuple(map(float, radial.frequency)),
+            spectrum_power=tuple(map(float, radial.power)),
+            spectrum_floor=radial.floor,
         )
         verdict, reason = _judge(quality)
         return replace(quality, verdict=verdict, reason=reason)
@@ -289,7 +303,8 @@ class _Collected:
     def _smoothed(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
         from scipy.ndimage import gaussian_filter
 
-        return gaussian_filter(plane, _SMOOTHING, mode="mirror").ravel()
+        smooth = gaussian_filter(plane, _SMOOTHING, mode="mirror")
+        return np.asarray(smooth, np.float32).ravel()
 
     def _moments(self, plane: NDArray[np.float32]) -> None:
         """Mean, variance and the variance of the Laplacian, for the common numbers."""

@@ -97,11 +97,11 @@ class RichardsonLucy:
     def step(self, guess: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
         """One iteration, both relative to black and scale."""
         blurred = self.psf.blur(guess)
-        ratio = image / np.maximum(blurred, _SMALL)
+        ratio = (image / np.maximum(blurred, _SMALL)).astype(np.float32)
         correction = self.psf.blur_back(ratio)
         weight = _TV * self.strength
         if weight:
-            correction /= np.maximum(1.0 - weight * _curvature(guess), 0.5)
+            correction /= np.maximum(np.float32(1) - np.float32(weight) * _curvature(guess), 0.5)
         return np.maximum(guess * correction, 0.0)
 
     def _above_black(self, block: NDArray[np.float32]) -> NDArray[np.float32]:

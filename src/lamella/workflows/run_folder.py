@@ -49,6 +49,7 @@ _OURS = (
     "parts",
     ".exchange",
     "statistics.json",
+    "restoration.json",
     "events.jsonl",
     "objects.csv",
     "report.html",

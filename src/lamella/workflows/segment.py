@@ -254,6 +254,7 @@ class _Session:
                 self.recorder.emit(LogEvent(message=note.message))
             else:
                 self.recorder.warn(note.code, note.message)
+        self.seen = self._timed("restore", self._restored)
         record = self._timed("engine", self._engine)
         objects = self._timed("objects", lambda: self._objects(record))
         table = self._timed("measure", lambda: self._measure(objects, record))
@@ -295,6 +296,20 @@ class _Session:
 
     # -- phases
 
+    def _restored(self) -> Volume:
+        """What the engine sees; measurements and the report keep to the image as it came."""
+        if self.prepared.request.restore is None:
+            return self.prepared.volume
+        from lamella.workflows.restore import restore_for_run
+
+        places = self.options.places or Places.of_user()
+        volume, record = restore_for_run(
+            self.folder, self.prepared.request, self.prepared.volume, self.recorder, places
+        )
+        self._update(restoration=record)
+        self.folder.write_manifest(self.manifest)
+        return volume
+
     def _engine(self) -> EngineRecord:
         """Labels of the engine, on disk; those of an earlier process where it had finished."""
         known = read_record(self.folder) if self.found.earlier is not None else None
@@ -308,7 +323,7 @@ class _Session:
         places = self.options.places or Places.of_user()
         watch = _PreviewWatch(self.recorder, self.began)
         job = EngineJob(
-            volume=self.prepared.volume,
+            volume=self.seen,
             request=self.prepared.request,
             model=self.prepared.model,
             run_dir=self.folder.path,
