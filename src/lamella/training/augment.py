@@ -5,13 +5,13 @@ applied again; applying it draws nothing but noise from a seed it carries. Space
 apart: space moves images, labels and masks together, intensity touches images alone.
 
 * Flips and quarter turns move voxels and interpolate nothing.
-* Rotation, scale and elastic deformation are joined into one map of coordinates, so that an image is
-  interpolated once (linearly); labels take the nearest voxel and are never mixed; what comes from
-  outside the patch is not valid.
+* Rotation, scale and elastic deformation are joined into one map of coordinates, so that an image
+  is interpolated once (linearly); labels take the nearest voxel and are never mixed; what comes
+  from outside the patch is not valid.
 * Along an axis that is much coarser than the others nothing is rotated or mixed.
 
-Sources: the set of nnU-Net (Isensee et al. 2021), and missing and misaligned slices as they occur in
-serial sections (Lee et al. 2017).
+Sources: the set of nnU-Net (Isensee et al. 2021), and missing and misaligned slices as they occur
+in serial sections (Lee et al. 2017).
 """
 
 from __future__ import annotations
@@ -161,9 +161,8 @@ class Movement:
     def _points(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Where each output voxel comes from, (n, *spatial)."""
         center = (np.array(shape, np.float64) - 1) / 2
-        grid = np.stack(
-            np.meshgrid(*(np.arange(n, dtype=np.float64) for n in shape), indexing="ij")
-        )
+        axes = [np.arange(n, dtype=np.float64) for n in shape]
+        grid = np.stack(np.meshgrid(*axes, indexing="ij"))
         column = (slice(None), *(None,) * len(shape))
         points = grid - center[column]
         if self.matrix is not None:
@@ -202,7 +201,7 @@ class Intensity:
         if self.blur:
             from scipy.ndimage import gaussian_filter
 
-            image = gaussian_filter(image, (0.0, *self.blur), mode="reflect")
+            image = np.asarray(gaussian_filter(image, (0.0, *self.blur), mode="reflect"))
         if self.contrast != 1.0 or self.brightness:
             mean = image.mean(axis=tuple(range(1, image.ndim)), keepdims=True)
             image = (image - mean) * np.float32(self.contrast) + mean + np.float32(self.brightness)
