@@ -201,7 +201,8 @@ class Intensity:
         if self.blur:
             from scipy.ndimage import gaussian_filter
 
-            image = np.asarray(gaussian_filter(image, (0.0, *self.blur), mode="reflect"))
+            smooth = gaussian_filter(image, (0.0, *self.blur), mode="reflect")
+            image = np.asarray(smooth, np.float32)
         if self.contrast != 1.0 or self.brightness:
             mean = image.mean(axis=tuple(range(1, image.ndim)), keepdims=True)
             image = (image - mean) * np.float32(self.contrast) + mean + np.float32(self.brightness)
