@@ -74,7 +74,7 @@ def places(environments, results, tmp_path_factory):
     )
 
 
-def make_ct(shape=(24, 40, 48), direction=None, spacing=(2.0, 1.0, 0.9), frame="RAS"):
+def _make_ct(shape=(24, 40, 48), direction=None, spacing=(2.0, 1.0, 0.9), frame="RAS"):
     """Soft tissue with a ball of 250 HU, one of 600 and one of 900, air at one side; int16."""
     points = np.moveaxis(np.indices(shape), 0, -1)
     image = np.random.default_rng(3).normal(40, 5, shape)
@@ -91,9 +91,14 @@ def make_ct(shape=(24, 40, 48), direction=None, spacing=(2.0, 1.0, 0.9), frame="
     return replace(volume, affine=affine)
 
 
-@pytest.fixture
-def ct():
-    return make_ct()
+@pytest.fixture(name="make_ct")
+def _make_ct_fixture():
+    return _make_ct
+
+
+@pytest.fixture(name="handmade")
+def _handmade_fixture():
+    return handmade
 
 
 @pytest.fixture
