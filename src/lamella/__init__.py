@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lamella.workflows.api import open_run as open_run
     from lamella.workflows.api import save as save
     from lamella.workflows.api import segment as segment
+    from lamella.workflows.detect_api import detect_vertebrae as detect_vertebrae
     from lamella.workflows.run import Run as Run
 
     __version__: str
@@ -59,6 +60,7 @@ _HOMES = {
     "Spacing": "lamella.volume:Spacing",
     "Volume": "lamella.volume:Volume",
     "__version__": "lamella.workflows.versions:LAMELLA_VERSION",
+    "detect_vertebrae": "lamella.workflows.detect_api:detect_vertebrae",
     "evaluate": "lamella.workflows.api:evaluate",
     "measure": "lamella.workflows.api:measure",
     "open": "lamella.workflows.api:open_path",
@@ -85,6 +87,7 @@ __all__ = [
     "Spacing",
     "Volume",
     "__version__",
+    "detect_vertebrae",
     "evaluate",
     "measure",
     "open",

@@ -49,6 +49,7 @@ def _entries() -> tuple[CommandEntry, ...]:
         ),
         "Segmentation": (
             ("segment", "Segment volumes or images with a model."),
+            ("detect", "Find the vertebrae of a CT: levels, places, doubts."),
             ("preview", "Labels of the whole volume in seconds, coarse."),
             ("resume", "Go on with an interrupted run."),
             ("reproduce", "Run a finished run again and compare the labels."),

@@ -4,24 +4,11 @@ A segmentation belongs to a study, lies in the series' frame of reference and na
 plane, the image below it. So the series is needed to write one, and the labels must lie on its
 grid: along the same axes, or along flipped and swapped ones, as other programs store them (the
 voxels are then put into the series' order, none is resampled).
-
-Examples:
-    >>> import numpy as np
-    >>> from lamella.volume import Affine
-    >>> series = Affine.diagonal((2.0, 1.0, 1.0), frame="RAS")
-    >>> turned = ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
-    >>> flipped = Affine((2.0, 1.0, 1.0), (0.0, 9.0, 0.0), turned, "RAS")
-    >>> found = placement(flipped, (4, 10, 10), series, (4, 10, 10))
-    >>> found.axes, found.steps, found.offset
-    ((0, 1, 2), (1, -1, 1), (0, 9, 0))
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lamella.core.errors import GeometryError, InputError, LamellaError
 from lamella.io.dicom_geometry import stack_frames
@@ -29,29 +16,10 @@ from lamella.io.dicom_header import DicomFrame, foreign_errors
 from lamella.io.dicom_series import DicomSeries, choose_series, scan
 from lamella.io.dicom_values import header_thickness
 from lamella.io.frames import affine_in_unit
+from lamella.io.reorient import Placement, placement
 from lamella.volume import Affine, Labels, Note
 
-__all__ = ["Placement", "SourceSeries", "check_source", "find_source", "placement"]
-
-_SAME_PLACE = 0.05
-"""Largest distance between two voxels that count as the same, in voxels."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where labels lie in a grid of the same spacing.
-
-    Label index ``i`` lies at grid index ``offset[k] + steps[k] * i[axes[k]]`` along axis ``k``.
-
-    Args:
-        axes: which axis of the labels runs along each axis of the grid.
-        steps: 1, or -1 where it runs the other way.
-        offset: grid index of the labels' first voxel.
-    """
-
-    axes: tuple[int, ...]
-    steps: tuple[int, ...]
-    offset: tuple[int, ...]
+__all__ = ["SourceSeries", "check_source", "find_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,60 +116,6 @@ def check_source(path: Path | None, what: Path) -> None:
     _scanned(path)
 
 
-def placement(
-    labels: Affine, labels_shape: Sequence[int], grid: Affine, shape: Sequence[int]
-) -> Placement:
-    """How labels lie in a grid, where no resampling is needed.
-
-    Args:
-        labels: affine of the labels.
-        labels_shape: their extent.
-        grid: affine of the grid, in the same unit.
-        shape: its extent.
-
-    Raises:
-        GeometryError: with the numbers, where voxels do not fall on voxels.
-    """
-    if labels.frame != grid.frame:
-        raise GeometryError(
-            f"the labels lie in the {labels.frame} frame, the series in {grid.frame}: nothing says"
-            " where they are in the patient",
-            hint="write the labels in a format that keeps the patient's frame (NIfTI, NRRD)",
-        )
-    step = np.linalg.inv(grid.matrix[:3, :3]) @ labels.matrix[:3, :3]
-    offset = grid.inverse_apply(labels.origin)
-    signs = np.rint(step).astype(int)
-    far = np.abs(step - signs) @ (np.asarray(labels_shape, float) - 1) + np.abs(
-        offset - np.rint(offset)
-    )
-    is_permutation = bool(
-        (np.abs(signs).sum(axis=0) == 1).all() and (np.abs(signs).sum(axis=1) == 1).all()
-    )
-    if not is_permutation or far.max() > _SAME_PLACE:
-        raise GeometryError(
-            "the labels do not lie on the series' grid: "
-            + (
-                f"their voxels are up to {far.max():.3g} voxels off"
-                if is_permutation
-                else f"spacing {_times(labels.spacing)} against {_times(grid.spacing)} mm,"
-                " or other directions"
-            ),
-            hint="segment the series itself, or resample the labels onto it (nearest)",
-        )
-    axes = tuple(int(np.argmax(np.abs(row))) for row in signs)
-    steps = tuple(int(signs[k, axis]) for k, axis in enumerate(axes))
-    start = tuple(round(float(value)) for value in offset)
-    for k, axis in enumerate(axes):
-        last = start[k] + steps[k] * (labels_shape[axis] - 1)
-        if min(start[k], last) < 0 or max(start[k], last) >= shape[k]:
-            raise GeometryError(
-                f"labels of shape {tuple(labels_shape)} reach beyond the series of shape"
-                f" {tuple(shape)}",
-                hint="name the series that they were made on",
-            )
-    return Placement(axes, steps, start)
-
-
 def _remembered(labels: Labels) -> Path | None:
     told = labels.metadata.get("source_path")
     return Path(str(told)) if told else labels.path
@@ -278,7 +192,3 @@ def _identity_notes(path: Path, series: DicomSeries) -> tuple[Note, ...]:
             " used, so an archive will not file the segmentation beside them",
         ),
     )
-
-
-def _times(values: Sequence[Any]) -> str:
-    return " x ".join(f"{value:.6g}" for value in values)

@@ -231,8 +231,8 @@ def _letters(draw: Any, panel: _Panel) -> None:
     for text, at, anchor in (
         (panel.view.left, (panel.left + 6, middle), "lm"),
         (panel.view.right, (panel.left + columns - 6, middle), "rm"),
-        ("S", (panel.left + columns / 2, _HEADER + 4), "mt"),
-        ("I", (panel.left + columns / 2, _HEADER + rows - 4), "mb"),
+        ("S", (panel.left + 10, _HEADER + 6), "lt"),
+        ("I", (panel.left + 10, _HEADER + rows - 6), "lb"),
     ):
         draw.text(
             at, text, font=_font(15), fill=_TEXT, anchor=anchor, stroke_width=2,

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "evaluate",
+    "input_document",
     "make_request",
     "measure",
     "open_path",
     "open_run",
+    "options_of",
     "run_folder_name",
     "save",
     "segment",
@@ -55,7 +57,7 @@ def open_path(path: str | Path, **options: Any) -> Volume:
     """
     if isinstance(options.get("spacing"), str):
         options["spacing"] = Spacing.parse(options["spacing"])
-    return open_volume(path, _options(OpenOptions, options))
+    return open_volume(path, options_of(OpenOptions, options))
 
 
 def save(volume: Volume, path: str | Path, **options: Any) -> Path:
@@ -70,7 +72,7 @@ def save(volume: Volume, path: str | Path, **options: Any) -> Path:
     Raises:
         LamellaError: saying what does not fit.
     """
-    return save_volume(volume, path, _options(SaveOptions, options))
+    return save_volume(volume, path, options_of(SaveOptions, options))
 
 
 def segment(
@@ -163,7 +165,7 @@ def evaluate(
         known if isinstance(known, Labels) else open_labels(known)
         for known in (prediction, reference)
     )
-    return compare_labels(first, second, options=_options(ComparisonOptions, options))
+    return compare_labels(first, second, options=options_of(ComparisonOptions, options))
 
 
 def make_request(source: Input, model: str, options: Mapping[str, Any]) -> SegmentRequest:
@@ -178,13 +180,7 @@ def make_request(source: Input, model: str, options: Mapping[str, Any]) -> Segme
     if isinstance(source, Volume):
         document = input_of_volume(source)
     else:
-        names = set(InputDoc.model_fields) - {"path"}
-        chosen = {name: words.pop(name) for name in list(words) if name in names}
-        if isinstance(chosen.get("spacing"), str):
-            chosen["spacing"] = Spacing.parse(chosen["spacing"])
-        if isinstance(chosen.get("spacing"), Spacing):
-            chosen["spacing"] = SpacingDoc.of(chosen["spacing"])
-        document = _validated(InputDoc, {"path": str(source), **chosen})
+        document = input_document(source, words)
     for name in ("min_size", "seed_distance"):
         if isinstance(words.get(name), str | int | float):
             size = Size.parse(str(words[name]))
@@ -218,11 +214,31 @@ def run_folder_name(source: Input, model: str) -> str:
     return f"{stem}.{word}.run"
 
 
+def input_document(source: str | Path, words: dict[str, Any]) -> InputDoc:
+    """The document of an input; what describes it is taken out of ``words``.
+
+    Raises:
+        InputError: for a value that cannot be used.
+    """
+    names = set(InputDoc.model_fields) - {"path"}
+    chosen = {name: words.pop(name) for name in list(words) if name in names}
+    if isinstance(chosen.get("spacing"), str):
+        chosen["spacing"] = Spacing.parse(chosen["spacing"])
+    if isinstance(chosen.get("spacing"), Spacing):
+        chosen["spacing"] = SpacingDoc.of(chosen["spacing"])
+    return _validated(InputDoc, {"path": str(source), **chosen})
+
+
 def _volume(source: Input) -> Volume:
     return source if isinstance(source, Volume) else open_volume(source)
 
 
-def _options(kind: type[Any], words: dict[str, Any]) -> Any:
+def options_of(kind: type[Any], words: dict[str, Any]) -> Any:
+    """A dataclass of options from plain words.
+
+    Raises:
+        InputError: for a name that it does not have.
+    """
     try:
         return kind(**words)
     except TypeError:

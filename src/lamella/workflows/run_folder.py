@@ -54,6 +54,7 @@ _OURS = (
     "objects.csv",
     "report.html",
     "report.json",
+    "vertebrae.*",
     "preview.png",
     ".*.partial",
     _MANIFEST,
