@@ -108,6 +108,11 @@ class RunFolder:
         return self.path / "objects.ome.zarr"
 
     @property
+    def statistics(self) -> Path:
+        """Volume and intensity of every class, where the engine gives them."""
+        return self.path / "statistics.json"
+
+    @property
     def objects(self) -> Path:
         """The table of objects."""
         return self.path / "objects.csv"

@@ -409,6 +409,7 @@ class _Session:
             "engine_labels": self.folder.engine_labels,
             "preview": self.folder.preview,
             "confidence": self.folder.confidence,
+            "statistics": self.folder.statistics,
             "events": self.folder.events,
         }
         return {name: path.name for name, path in paths.items() if path.exists()} | {
