@@ -365,6 +365,18 @@ def test_cancelled_while_the_server_is_silent(full, part, wild_server):
     assert full.n_sent == N
 
 
+def test_proxies_of_the_environment_are_used(full, part, fast, monkeypatch):
+    """The proxy is asked for the whole address, and the server itself is never looked up."""
+    address = "http://nowhere.invalid/weights.bin"
+    full.files[address] = CONTENT
+    monkeypatch.setenv("http_proxy", full.url(""))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    fetch_file(doc(), part, (address,), Watcher(), settings=fast)
+    assert [one.path for one in full.log] == [address]
+    assert part.read_bytes() == CONTENT
+
+
 def test_a_redirect_is_followed_with_its_range(fetch, full, wild_server, part):
     part.write_bytes(CONTENT[:40_000])
     to = (("Location", full.url("weights.bin")),)

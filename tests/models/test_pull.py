@@ -429,6 +429,23 @@ def test_threads_that_want_one_model_share_one_download(weights_entry, bring, fu
     assert full.n_sent == len(WEIGHTS)
 
 
+def test_who_waits_sees_the_others_progress(
+    weights_entry, places, full, bring, make_listener, fast
+):
+    full.pause_s = 0.03
+    waiting = make_listener()
+    other = threading.Thread(target=lambda: bring(weights_entry))
+    other.start()
+    while not pulls_folder(places.models, "thing").is_dir():
+        time.sleep(0.01)
+    result = pull(weights_entry, places, waiting, PullOptions(transfer=fast))
+    other.join()
+    assert result.was_here
+    done = [event.done for event in waiting.events if event.type == "progress"]
+    assert done == sorted(done)
+    assert done[-1] > 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 def test_a_killed_pull_goes_on_where_its_disk_ended(weights_entry, places, full, bring):
     full.pause_s = 0.02

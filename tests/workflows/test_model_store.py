@@ -90,6 +90,12 @@ def test_references(places):
     offers = read_offers(places)
     assert find_wanted("cellpose4-cpsam", places, offers=offers)[0].entry is not None
     assert find_wanted("nuclei-2d", places, offers=offers)[0].here is not None
+    for reference, model_id in (
+        ("cellpose3:cyto3", "cellpose3-cyto3"),
+        ("cellpose4:cpsam_v2", "cellpose4-cpsam-v2"),
+        ("monai:spleen_ct_segmentation", "monai-spleen-ct-segmentation"),
+    ):
+        assert find_wanted(reference, places, offers=offers)[0].id == model_id
     with pytest.raises(UnknownModelError):
         find_wanted("none", places, offers=offers)
     with pytest.raises(InputError, match="pulls nothing by name"):

@@ -188,6 +188,8 @@ class ConsoleSink:
         filled = round(fraction * _BAR_WIDTH)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         count = f"{event.done:,.0f}/{event.total:,.0f} {event.unit}".rstrip()
+        if rate := getattr(event, "bytes_per_s", 0.0):
+            count += f"  {rate / 1e6:.1f} MB/s"
         left = getattr(event, "eta_s", None)
         if left is None and fraction > 0 and event.done > self._first_done:
             pace = (now - self._started_s) / (event.done - self._first_done)

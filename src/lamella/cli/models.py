@@ -212,7 +212,8 @@ def _listing(listed: list[ListedModel]) -> str:
         return "no models; `lamella engines list` shows what works without one"
     parts = []
     if here:
-        rows = [(*_row(model), _origin(model), _title(model)) for model in here]
+        own = {model.id for model in here if model.origin == "user"}
+        rows = [(*_row(model), _origin(model, own), _title(model)) for model in here]
         parts.append(table(rows, ("model", "engine", "axes", "gives", "size", "from", "title")))
     if offered:
         rows = [(*_row(model), _hash(model), _title(model)) for model in offered]
@@ -230,7 +231,9 @@ def _row(model: ListedModel) -> tuple[str, str, str, str, str]:
     return (model.id, model.engine, _AXES.get(model.axes, ""), model.task or "", size)
 
 
-def _origin(model: ListedModel) -> str:
+def _origin(model: ListedModel, own: set[str]) -> str:
+    if model.origin == "starter" and model.id in own:
+        return "starter, hidden by yours"
     if not model.is_accepted:
         return "licence not accepted"
     return f"{model.origin}, linked" if model.is_link else model.origin

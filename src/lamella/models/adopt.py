@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -98,10 +98,14 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What a source turned out to be: exactly one of card, record and recognised is there."""
+    """What a source turned out to be: exactly one of card, record and recognised is there.
+
+    ``unpacked``: what is known of the files below ``root``, where they were unpacked for us alone.
+    """
 
     root: Path
     names: tuple[str, ...]
+    unpacked: Mapping[str, FileDoc] | None = None
     card: ModelFolder | None = None
     record: ModelRecord | None = None
     recognised: Recognised | None = None
@@ -167,7 +171,6 @@ class _Import:
     def run(self) -> ImportResult:
         """Look, copy, verify, name."""
         found = self._look(self.source)
-        is_unpacked = found is None
         if found is None:
             if self.options.is_link:
                 raise InputError(
@@ -181,7 +184,7 @@ class _Import:
         if self.options.is_link:
             staging, n_bytes, engine, title = self._link(staging, found, model_id)
         else:
-            n_bytes, engine, title = self._copy(staging, found, model_id, moves=is_unpacked)
+            n_bytes, engine, title = self._copy(staging, found, model_id)
         with locked(self.models, model_id, self.sink):
             self._check_free(model_id)
             target = self.models / model_id
@@ -223,8 +226,18 @@ class _Import:
             self.sink.check()
             meter.tell(done, total)
 
-        unpack_zip(self.source, folder, limits=self.options.limits, on_bytes=told)
-        return self._look_at_folder(folder)
+        unpacked = unpack_zip(self.source, folder, limits=self.options.limits, on_bytes=told)
+        found = self._look_at_folder(folder)
+        below = found.root.relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        return replace(
+            found,
+            unpacked={
+                name.removeprefix(prefix): document
+                for name, document in unpacked.items()
+                if name.startswith(prefix)
+            },
+        )
 
     def _look_at_folder(self, path: Path) -> _Found:
         if self.options.engine in (None, "lamella"):
@@ -306,13 +319,11 @@ class _Import:
 
     # --- files --------------------------------------------------------------------------------
 
-    def _copy(
-        self, staging: Path, found: _Found, model_id: str, *, moves: bool
-    ) -> tuple[int, str, str]:
+    def _copy(self, staging: Path, found: _Found, model_id: str) -> tuple[int, str, str]:
         files = staging if found.card is not None else staging / FILES_NAME
         files.mkdir(exist_ok=True)
         total = sum((found.root / name).stat().st_size for name in found.names)
-        if not moves:
+        if found.unpacked is None:
             check_space(self.models, total, self.options.free, what=str(self.source))
         meter = Meter(self.sink, f"taking in {model_id}", total)
         documents: dict[str, FileDoc] = {}
@@ -326,7 +337,12 @@ class _Import:
                 self.sink.check()
                 meter.tell(before + n_bytes, total)
 
-            documents[name] = copy_file(found.root / name, goal, told)
+            if found.unpacked is not None:
+                documents[name] = found.unpacked[name]
+                (found.root / name).rename(goal)
+                told(documents[name].n_bytes)
+            else:
+                documents[name] = copy_file(found.root / name, goal, told)
             done += documents[name].n_bytes
         if found.card is not None:
             card = ModelFolder.open(staging).card

@@ -12,6 +12,7 @@ A file without a published hash is believed the first time; its hash is kept in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,7 +134,8 @@ def pull(
     task = _Pull(entry, places, sink, options, tuple(recognisers), catalogue)
     if (here := task.present()) is not None:
         return here
-    with locked(models, entry.id, sink):
+    waiting = Meter(sink, f"waiting for {entry.id}", entry.n_bytes)
+    with locked(models, entry.id, sink, lambda: waiting.tell(task.n_there(), entry.n_bytes)):
         if (here := task.present()) is not None:
             return here
         try:
@@ -215,6 +217,14 @@ class _Pull:
             n_bytes_moved=sum(file.n_bytes_moved for file in fetched.values()),
             unpublished=unpublished,
         )
+
+    def n_there(self) -> int:
+        """Return the bytes that came so far."""
+        total = 0
+        for path in self._folder.glob("*.part"):
+            with suppress(OSError):  # it may be done any moment
+                total += path.stat().st_size
+        return total
 
     # --- files --------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,6 +158,7 @@ def appear(staging: Path, target: Path) -> None:
             raise
     except OSError as error:
         raise storage_error(error, target) from error
+    _sync_folder(target.parent)
     if old is not None:
         discard(old)
 
@@ -177,8 +178,19 @@ def _sync(folder: Path) -> None:
             path = Path(root) / name
             if path.is_symlink() or not path.is_file():
                 continue
-            with path.open("rb") as stream:
+            # Writable, as Windows asks for.
+            with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where folders can be opened."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _size(n_bytes: int) -> str:

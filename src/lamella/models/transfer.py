@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -178,10 +178,12 @@ class _Pump(threading.Thread):
 
     def run(self) -> None:
         from urllib.error import HTTPError
+        from urllib.request import getproxies
 
         try:
             try:
-                response = _opener().open(self._request, timeout=self._timeout_s)
+                proxies = tuple(sorted(getproxies().items()))
+                response = _opener(proxies).open(self._request, timeout=self._timeout_s)
             except HTTPError as error:
                 response = error
             with response:
@@ -231,8 +233,8 @@ class _Pump(threading.Thread):
             return
 
 
-@cache
-def _opener() -> OpenerDirector:
+@lru_cache(maxsize=4)
+def _opener(proxies: tuple[tuple[str, str], ...]) -> OpenerDirector:
     """An opener for http and https only: no file, ftp or data addresses behind a redirect."""
     from urllib import request
 
@@ -248,7 +250,7 @@ def _opener() -> OpenerDirector:
 
     opener = request.OpenerDirector()
     for handler in (
-        request.ProxyHandler(),
+        request.ProxyHandler(dict(proxies)),
         request.HTTPHandler(),
         request.HTTPSHandler(context=ssl.create_default_context()),
         request.HTTPDefaultErrorHandler(),

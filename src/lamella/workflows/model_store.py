@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,10 @@ def find_wanted(
         return (_of_here(reference, here[0].path),)
     prefix, colon, rest = reference.partition(":")
     if colon and not rest.startswith("//"):
+        # What an engine calls NAME stands in catalogues as ENGINE-NAME.
+        named = offers.find(f"{prefix}-{rest}".lower().replace("_", "-"))
+        if named is not None and named.entry.engine == prefix:
+            return (_of_entry(named.entry, named.catalogue),)
         return _of_engine(prefix, rest, places)
     raise unknown_model(reference, places)
 
@@ -178,7 +183,9 @@ def _of_engine(engine_id: str, reference: str, places: Places) -> tuple[Wanted, 
             else "`lamella models list` shows what can be pulled; `lamella models import` takes in"
             " what you have",
         )
-    entries = tuple(module.downloads(reference, places))
+    takes_places = len(signature(module.downloads).parameters) > 1
+    words: tuple[Any, ...] = (reference, places) if takes_places else (reference,)
+    entries: tuple[CatalogueEntry, ...] = tuple(module.downloads(*words))
     if not entries:
         raise ModelError(f"{engine_id}:{reference} needs no files", hint="use it as it is")
     return tuple(_of_entry(entry, engine.title) for entry in entries)
