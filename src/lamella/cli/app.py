@@ -61,7 +61,7 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("link", "Join objects of single slices to objects in 3-D."),
         ),
         "Models and engines": (
-            ("models", "List the models here, show a card, say where one lies."),
+            ("models", "List, pull, import, verify and remove models."),
             ("engines", "List what can segment here, or why it cannot."),
         ),
         "Training data": (
