@@ -191,7 +191,8 @@ class Foreground:
         n_channels: channels of the network.
         threshold: probability from which a voxel is foreground.
         linear: channels that are a quantity in 0..1 (a normalised distance), not a logit.
-        measures: how sure it was, one map each; a logit channel 1 is taken for boundaries.
+        has_boundary: whether a channel 1 that is a logit is the probability of boundaries.
+        measures: how sure it was, one map each.
         temperature: logits are divided by it for the measures (calibration).
         has_spread: whether the last channel is the spread over mirrored copies.
     """
@@ -202,6 +203,7 @@ class Foreground:
         *,
         threshold: float = 0.5,
         linear: tuple[int, ...] = (),
+        has_boundary: bool = True,
         measures: tuple[str, ...] = (),
         temperature: float = 1.0,
         has_spread: bool = False,
@@ -210,6 +212,7 @@ class Foreground:
         self.n_probabilities = n_channels + len(measures)
         self.needs_weight = True
         self.label_dtype = label_dtype(1)
+        self._has_boundary = has_boundary and n_channels > 1 and 1 not in linear
         self._n_channels = n_channels
         self._limit = np.float32(logit_of(threshold))
         self._linear = linear
@@ -233,10 +236,9 @@ class Foreground:
         if not self._measures:
             return
         maps = probabilities[self._n_channels :]
-        has_boundary = self._n_channels > 1 and 1 not in self._linear
         leave_foreground(
             sigmoid(mean[0] / self._temperature),
-            sigmoid(mean[1] / self._temperature) if has_boundary else None,
+            sigmoid(mean[1] / self._temperature) if self._has_boundary else None,
             labels,
             self._measures,
             maps,

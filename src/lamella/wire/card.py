@@ -62,10 +62,16 @@ class DecoderDoc(Document):
     * ``threshold``: sigmoid channels; channel i is class i + 1 where its probability exceeds
       ``threshold``, the highest where several do;
     * ``boundary_watershed``: two sigmoid channels (foreground, boundary) → instances;
-    * ``distance_watershed``: foreground (sigmoid) and distance channel → instances.
+    * ``distance_watershed``: foreground (sigmoid) and distance channel → instances;
+    * ``affinities``: foreground and one affinity per offset (all sigmoid) → instances, by mutex
+      watershed where ``offsets`` go beyond the neighbours, by watershed from seeds otherwise;
+    * ``flows``: foreground (sigmoid) and one vector component per axis, stored as (v + 1) / 2,
+      pointing to the middle of the object → instances, by following them.
     """
 
-    kind: Literal["argmax", "threshold", "boundary_watershed", "distance_watershed"] = "argmax"
+    kind: Literal[
+        "argmax", "threshold", "boundary_watershed", "distance_watershed", "affinities", "flows"
+    ] = "argmax"
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -23,12 +23,21 @@ from lamella.engines.engine import (
     EngineResult,
 )
 from lamella.engines.lamella.descriptor import LAMELLA
-from lamella.engines.lamella.objects import decode_instances, watershed_options
+from lamella.engines.lamella.objects import (
+    check_outputs,
+    decode_instances,
+    decoder_options,
+    linear_channels,
+)
 from lamella.engines.lamella.opening import Opened, open_runtime
 from lamella.engines.lamella.report import QuietSink, TileListener
 from lamella.engines.lamella.settings import Settings, check_axes, resolve
 from lamella.engines.lamella.source import Prepared, prepare
-from lamella.engines.lamella.strategy import resolve_strategy
+from lamella.engines.lamella.strategy import (
+    check_decoder_memory,
+    check_offsets,
+    resolve_strategy,
+)
 from lamella.engines.lamella.target import (
     JOURNAL_NAME,
     PROBABILITIES_NAME,
@@ -125,6 +134,8 @@ class _Run:
         self._sink = sink
         self._card: ModelCard = model.card
         check_axes(job.volume, self._card)
+        check_outputs(self._card)
+        check_decoder_memory(resolve_strategy(job.request, self._card), job.volume)
         self._settings: Settings = resolve(job.request, self._card)
         self._notes: list[Note] = []
 
@@ -164,6 +175,7 @@ class _Run:
         self._settings = smaller
 
     def _segment(self, prepared: Prepared) -> EngineResult:
+        check_offsets(self._card, prepared.shape, prepared.source.shape)
         opened = self._open(prepared)
         self._warn(*opened.notes)
         target = self._target(prepared, opened)
@@ -229,9 +241,13 @@ class _Run:
         if doc.kind == "threshold":
             threshold = float(str(doc.parameters.get("threshold", 0.5)))
             return Threshold(card.n_outputs, threshold=threshold, **sure)
-        linear = (1,) if doc.kind == "distance_watershed" else ()
-        threshold = watershed_options(doc).foreground_threshold
-        return Foreground(card.n_outputs, threshold=threshold, linear=linear, **sure)
+        return Foreground(
+            card.n_outputs,
+            threshold=decoder_options(doc).foreground_threshold,
+            linear=linear_channels(card),
+            has_boundary=doc.kind == "boundary_watershed",
+            **sure,
+        )
 
     def _target(self, prepared: Prepared, opened: Opened) -> Target:
         decoder = self._decoder()
@@ -401,6 +417,7 @@ class _Run:
             spacing=volume.spacing.values,
             is_2d=is_2d,
             sink=self._sink,
+            scale=[a / b for a, b in zip(target.grid.shape, target.plan.shape, strict=True)],
         )
         if n_objects == 0:
             self._warn(_nothing_found())

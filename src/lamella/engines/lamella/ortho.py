@@ -29,7 +29,7 @@ import numpy as np
 from lamella.core.errors import InputError
 from lamella.core.memory import available_bytes
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
-from lamella.engines.lamella.objects import instances_of_maps, watershed_options
+from lamella.engines.lamella.objects import decoder_options, instances_of_maps
 from lamella.engines.lamella.report import QuietSink
 from lamella.engines.lamella.target import PROBABILITIES_NAME, remove_folder
 from lamella.inference.resampler import Resampler
@@ -221,7 +221,7 @@ def _decode(
     maps = _mean_maps(job, resampler.shape, sink)
     sink.check()
     ids = instances_of_maps(
-        maps, card.decoder.kind, isotropic.spacing.values, watershed_options(card.decoder)
+        maps, card.decoder.kind, isotropic.spacing.values, decoder_options(card.decoder)
     )
     del maps
     found = Labels.like(

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 from lamella.core.errors import AxesError, InputError, ModelError
 from lamella.core.optional import is_importable
 from lamella.engines.lamella.descriptor import LAMELLA
-from lamella.engines.lamella.strategy import INSTANCE_DECODERS, Strategy, resolve_strategy
+from lamella.engines.lamella.strategy import (
+    DIRECTED_DECODERS,
+    INSTANCE_DECODERS,
+    Strategy,
+    resolve_strategy,
+)
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
 
@@ -224,6 +229,12 @@ def _tile(request: SegmentRequest, card: ModelCard) -> tuple[int, int, int]:
 
 
 def _mirror_axes(card: ModelCard) -> tuple[int, ...]:
+    if card.decoder.kind in DIRECTED_DECODERS:
+        raise InputError(
+            f"the model {card.id!r} gives {card.decoder.kind}, which a mirror turns around: they"
+            " cannot be averaged over mirrored copies",
+            hint="leave out --tta",
+        )
     allowed = card.mirror_axes or tuple(card.axes)
     unknown = [name for name in allowed if name not in card.axes]
     if unknown:

@@ -12,15 +12,26 @@ strategy       network      objects
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from lamella.core.errors import InputError
+from lamella.core.memory import available_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lamella.volume.volume import Volume
     from lamella.wire.card import ModelCard
     from lamella.wire.request import SegmentRequest
 
-__all__ = ["INSTANCE_DECODERS", "Strategy", "resolve_strategy"]
+__all__ = [
+    "INSTANCE_DECODERS",
+    "Strategy",
+    "check_decoder_memory",
+    "check_offsets",
+    "resolve_strategy",
+]
 
 Strategy = Literal["none", "slices", "volumetric", "ortho"]
 
@@ -28,6 +39,10 @@ INSTANCE_DECODERS = ("boundary_watershed", "distance_watershed", "affinities", "
 """Decoders whose maps are made into instances."""
 ORTHO_DECODERS = ("boundary_watershed", "distance_watershed")
 """Decoders whose maps mean the same in every plane."""
+DIRECTED_DECODERS = ("affinities", "flows")
+"""Decoders whose maps change their meaning in a mirror."""
+BYTES_PER_VOXEL = 48
+"""What decoding a volume whole holds per voxel, all temporary arrays together."""
 
 
 def resolve_strategy(request: SegmentRequest, card: ModelCard) -> Strategy:
@@ -70,3 +85,34 @@ def resolve_strategy(request: SegmentRequest, card: ModelCard) -> Strategy:
             hint="use --instances hybrid",
         )
     return "ortho"
+
+
+def check_decoder_memory(strategy: Strategy, volume: Volume) -> None:
+    """Refuse objects in 3-D that are decoded from a whole volume which does not fit.
+
+    Raises:
+        InputError: with the numbers and a way out.
+    """
+    n_bytes = BYTES_PER_VOXEL * math.prod(volume.spatial_shape)
+    available = available_bytes()
+    if strategy == "volumetric" and available is not None and n_bytes > available:
+        raise InputError(
+            f"finding objects in {math.prod(volume.spatial_shape):.3g} voxels at once needs about"
+            f" {n_bytes / 1e9:.0f} GB of memory; {available / 1e9:.0f} GB are free",
+            hint="use --instances components, which needs little memory, or a cropped input",
+        )
+
+
+def check_offsets(card: ModelCard, shape: Sequence[int], network_shape: Sequence[int]) -> None:
+    """Refuse affinities on another grid than the network's: their offsets are in its voxels.
+
+    Raises:
+        InputError: naming both grids.
+    """
+    if card.decoder.kind == "affinities" and tuple(shape) != tuple(network_shape):
+        raise InputError(
+            f"the model {card.id!r} tells which of its own voxels belong together; the input of"
+            f" {' x '.join(map(str, shape))} voxels would be resampled to"
+            f" {' x '.join(map(str, network_shape))}",
+            hint="resample the input to the model's spacing first, or choose another model",
+        )

@@ -1,0 +1,110 @@
+"""Compiled kernels of flows: heat in an object, and following a flow field. Imports numba."""
+
+import numba
+import numpy as np
+
+_jit = numba.njit(cache=True, nogil=True)
+
+
+@_jit
+def diffuse(inside, center, n_steps):
+    """Let heat spread from one voxel of an object through the object.
+
+    Every step adds 1 at the centre and replaces each voxel by the mean over itself and its face
+    neighbours, where what lies outside of the object is 0 (cold).
+
+    Args:
+        inside: bool, (z, y, x), with a border of False.
+        center: three indices inside.
+        n_steps: steps.
+
+    Returns:
+        float64, (z, y, x): heat.
+    """
+    nz, ny, nx = inside.shape
+    heat = np.zeros((nz, ny, nx))
+    after = np.zeros((nz, ny, nx))
+    # A slice of an image has no neighbours along z.
+    share = 1.0 / 7.0 if nz > 3 else 1.0 / 5.0
+    for _ in range(n_steps):
+        heat[center[0], center[1], center[2]] += 1.0
+        for z in range(1, nz - 1):
+            for y in range(1, ny - 1):
+                for x in range(1, nx - 1):
+                    if inside[z, y, x]:
+                        total = heat[z, y, x]
+                        total += heat[z, y - 1, x] + heat[z, y + 1, x]
+                        total += heat[z, y, x - 1] + heat[z, y, x + 1]
+                        if nz > 3:
+                            total += heat[z - 1, y, x] + heat[z + 1, y, x]
+                        after[z, y, x] = total * share
+        heat, after = after, heat
+    return heat
+
+
+@_jit
+def follow(points, flow, n_steps):
+    """Move points along a flow field, in place (Euler steps of one voxel, trilinear).
+
+    Args:
+        points: float32, (n, 3); positions in voxels.
+        flow: float32, (3, z, y, x); voxels a step.
+        n_steps: steps.
+    """
+    _, nz, ny, nx = flow.shape
+    top = (nz - 1, ny - 1, nx - 1)
+    for i in range(points.shape[0]):
+        z, y, x = points[i, 0], points[i, 1], points[i, 2]
+        for _ in range(n_steps):
+            z0, y0, x0 = int(z), int(y), int(x)
+            z1, y1, x1 = min(z0 + 1, top[0]), min(y0 + 1, top[1]), min(x0 + 1, top[2])
+            fz, fy, fx = z - z0, y - y0, x - x0
+            step = np.zeros(3)
+            for c in range(3):
+                f = flow[c]
+                low = (f[z0, y0, x0] * (1 - fx) + f[z0, y0, x1] * fx) * (1 - fy)
+                low += (f[z0, y1, x0] * (1 - fx) + f[z0, y1, x1] * fx) * fy
+                high = (f[z1, y0, x0] * (1 - fx) + f[z1, y0, x1] * fx) * (1 - fy)
+                high += (f[z1, y1, x0] * (1 - fx) + f[z1, y1, x1] * fx) * fy
+                step[c] = low * (1 - fz) + high * fz
+            z = min(max(z + step[0], 0.0), float(top[0]))
+            y = min(max(y + step[1], 0.0), float(top[1]))
+            x = min(max(x + step[2], 0.0), float(top[2]))
+        points[i, 0], points[i, 1], points[i, 2] = z, y, x
+
+
+@_jit
+def climb(votes, start):
+    """From every voxel that got votes to the summit it leads to, uphill within a 5-voxel box.
+
+    Args:
+        votes: int64, (z, y, x).
+        start: int64, (n,); flat indices of voxels with votes.
+
+    Returns:
+        int64, (n,): flat index of the summit.
+    """
+    nz, ny, nx = votes.shape
+    flat = votes.ravel()
+    best = np.empty(start.size, np.int64)
+    known = np.full(flat.size, -1, np.int64)
+    for k in range(start.size):
+        i = start[k]
+        while known[i] < 0:
+            z, y, x = i // (ny * nx), (i // nx) % ny, i % nx
+            top = i
+            for a in range(max(0, z - 2), min(nz, z + 3)):
+                for b in range(max(0, y - 2), min(ny, y + 3)):
+                    for c in range(max(0, x - 2), min(nx, x + 3)):
+                        j = (a * ny + b) * nx + c
+                        # Of equal voxels the first in scan order is the summit.
+                        if flat[j] > flat[top] or (flat[j] == flat[top] and j < top):
+                            top = j
+            if top == i:
+                known[i] = i
+                break
+            i = top
+        summit = known[i]
+        best[k] = summit
+        known[start[k]] = summit
+    return best
