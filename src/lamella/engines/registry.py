@@ -16,9 +16,11 @@ from lamella.core.errors import LamellaError, MissingDependencyError, UnknownEng
 from lamella.core.optional import is_importable
 from lamella.core.places import Places
 from lamella.core.registry import nearest_names
+from lamella.engines.cellpose.descriptor import CELLPOSE3, CELLPOSE4
 from lamella.engines.classical.descriptor import CLASSICAL
 from lamella.engines.engine import Availability, EngineDescriptor
 from lamella.engines.lamella.descriptor import LAMELLA
+from lamella.engines.monai.descriptor import MONAI
 from lamella.engines.nnunet.descriptor import NNUNET
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
 
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "lamella.engines"
 """Group of the entry points by which other packages add engines; each names a descriptor."""
 
-_OWN: tuple[EngineDescriptor, ...] = (LAMELLA, CLASSICAL, NNUNET, TOTALSEGMENTATOR)
+_OWN: tuple[EngineDescriptor, ...] = (
+    LAMELLA,
+    CLASSICAL,
+    NNUNET,
+    MONAI,
+    TOTALSEGMENTATOR,
+    CELLPOSE3,
+    CELLPOSE4,
+)
 _BROKEN = "broken entry point: "
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,10 +236,11 @@ class _Uv:
 
     def has_cached(self, spec: EnvironmentSpec, python: Path) -> bool:
         """Whether uv's cache holds every package of a lock."""
-        # Into a folder that is not there: what is installed already must not count.
+        # Into an empty folder: what is installed already must not count.
         arguments = ("pip", "sync", "--dry-run", "--offline", "--require-hashes")
-        target = ("--python", str(python), "--target", str(self._folder / ".nothing.lamella"))
-        return self._ask(*arguments, *target, str(spec.requirements)) is not None
+        with tempfile.TemporaryDirectory() as empty:
+            target = ("--python", str(python), "--target", empty)
+            return self._ask(*arguments, *target, str(spec.requirements)) is not None
 
     def can_link(self, folder: Path) -> bool:
         """Whether packages can be linked out of uv's cache instead of copied."""
