@@ -78,12 +78,17 @@ def show_command(model: str, **words: Any) -> None:
     from lamella.models.foreign import RECORD_NAME, read_record
     from lamella.models.licence import Terms, is_accepted
     from lamella.models.store import find_entry, find_model_path
+    from lamella.workflows.model_store import show_reference
 
     console = console_of(words)
     places = _places()
     try:
         path = find_model_path(model, places)
     except UnknownModelError:
+        told = show_reference(model, places)
+        if told is not None:
+            console.answer(told[0], lambda: told[1])
+            return
         entry, catalogue = _offered(model, places)
         document = {
             "origin": "catalogue",

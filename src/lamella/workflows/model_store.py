@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from lamella.wire.catalogue import CatalogueEntry
     from lamella.wire.event import EventSink
 
-__all__ = ["Wanted", "add_model", "engine_recognisers", "find_wanted", "open_terms", "pull_models"]
+__all__ = [
+    "Wanted",
+    "add_model",
+    "engine_recognisers",
+    "find_wanted",
+    "open_terms",
+    "pull_models",
+    "show_reference",
+]
 
 _GENERAL = ("nnunet",)
 """Engines whose models other engines' models are made of: they are asked last."""
@@ -122,6 +130,27 @@ def find_wanted(
             return (_of_entry(named.entry, named.catalogue),)
         return _of_engine(prefix, rest, places)
     raise unknown_model(reference, places)
+
+
+def show_reference(reference: str, places: Places) -> tuple[Mapping[str, Any], str] | None:
+    """What an engine tells of a model that lies in no folder: plain values, and words.
+
+    Args:
+        reference: ``ENGINE`` or ``ENGINE:NAME``.
+        places: where models and environments are.
+
+    Returns:
+        None where no engine of that name tells anything (``show`` of its ``model_module``).
+    """
+    prefix, _, rest = reference.partition(":")
+    known = {engine.id: engine.model_module for engine in list_engines()}
+    if not known.get(prefix):
+        return None
+    show = getattr(import_module(known[prefix]), "show", None)
+    if show is None:
+        return None
+    document, text = show(rest, places)
+    return dict(document), str(text)
 
 
 def open_terms(wanted: Sequence[Wanted], places: Places) -> tuple[Terms, ...]:

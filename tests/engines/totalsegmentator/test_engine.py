@@ -22,7 +22,8 @@ from numpy.testing import assert_array_equal
 
 from lamella.core.errors import EngineError, ModelError, RunCancelledError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
-from lamella.engines.totalsegmentator.models import find_model, list_models
+from lamella.engines.totalsegmentator.listing import list_models
+from lamella.engines.totalsegmentator.models import find_model
 from lamella.engines.totalsegmentator.package import describe_package
 from lamella.io.format import open_labels, save_volume
 from lamella.isolation.environment import environment_path, interpreter

@@ -15,7 +15,8 @@ from lamella.core.errors import (
 )
 from lamella.core.places import Places
 from lamella.engines.totalsegmentator.licence import find_licence
-from lamella.engines.totalsegmentator.models import check_fit, find_model, list_models
+from lamella.engines.totalsegmentator.listing import list_models
+from lamella.engines.totalsegmentator.models import check_fit, find_model
 from lamella.engines.totalsegmentator.package import describe_package
 from lamella.engines.totalsegmentator.settings import resolve
 from lamella.engines.totalsegmentator.weights import find_weights

@@ -113,8 +113,9 @@ class _Run:
         self._warn(*doubts)
 
     def segment(self) -> EngineResult:
-        exchange = self._job.run_dir / EXCHANGE_NAME
-        parts = self._job.run_dir / PARTS_NAME
+        # The package's process works in a folder of its own: whole paths only.
+        exchange = self._job.run_dir.absolute() / EXCHANGE_NAME
+        parts = self._job.run_dir.absolute() / PARTS_NAME
         _remove(exchange)
         if not self._job.resume:
             _remove(parts)

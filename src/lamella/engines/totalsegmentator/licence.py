@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lamella.core.places import Places
     from lamella.engines.totalsegmentator.package import Task
 
-__all__ = ["HINT", "WHERE", "find_licence"]
+__all__ = ["HINT", "LICENSED", "OPEN_LICENCE", "WHERE", "find_licence"]
+
+OPEN_LICENCE = "Apache-2.0"
+LICENSED = "TotalSegmentator licence, free for non-commercial use"
 
 WHERE = "https://backend.totalsegmentator.com/license-academic/"
 """Where a licence comes from; free for non-commercial use."""

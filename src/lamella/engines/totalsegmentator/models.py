@@ -12,9 +12,10 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from lamella.core.errors import InputError, LicenceError, MissingDependencyError
+from lamella.core.errors import InputError, LicenceError
 from lamella.core.places import Places
-from lamella.engines.totalsegmentator.licence import WHERE
+from lamella.engines.totalsegmentator.licence import LICENSED, OPEN_LICENCE, WHERE
+from lamella.engines.totalsegmentator.listing import show
 from lamella.engines.totalsegmentator.package import Package, Task, describe_package, kept_package
 from lamella.engines.totalsegmentator.weights import (
     Weights,
@@ -38,15 +39,13 @@ __all__ = [
     "describe",
     "downloads",
     "find_model",
-    "list_models",
     "places_of",
     "recognise",
+    "show",
     "task_of",
 ]
 
 EXPECTED = "Dataset297_.../TRAINER__nnUNetPlans__CONFIGURATION/plans.json, a folder or zip of such"
-OPEN_LICENCE = "Apache-2.0"
-LICENSED = "TotalSegmentator licence, free for non-commercial use"
 HOMEPAGE = "https://github.com/wasserth/TotalSegmentator"
 CITATION = (
     "Wasserthal, J., Breit, H.-C., Meyer, M. T., et al. (2023). TotalSegmentator: Robust"
@@ -132,25 +131,6 @@ def check_fit(volume: Volume, request: SegmentRequest, model: ForeignModel) -> N
     task, mode = task_of(model, package)
     check_volume(volume, request, task)
     check_split(volume, resolve(request, task, mode, package, places))
-
-
-def list_models(places: Places) -> tuple[dict[str, Any], ...]:
-    """Every task of the installed version, as plain values, for lists.
-
-    Args:
-        places: where the environment and weights lie.
-
-    Returns:
-        For each: id, title, modality, licence, is_licensed, classes (value to name), spacing_mm
-        (z, y, x; None = the input's own), modes, datasets by mode (with folder, url, and whether
-        the weights are here). Empty where the environment is not ready.
-    """
-    try:
-        package = describe_package(places)
-    except MissingDependencyError:
-        return ()
-    weights = find_weights(places)
-    return tuple(_entry(package, task, weights) for _, task in sorted(package.tasks.items()))
 
 
 def recognise(path: Path) -> bool:
@@ -259,42 +239,6 @@ def _digest(task: Task, mode: str, weights: Mapping[int, Weights]) -> str | None
     numbers = {number for one in modes for stage in task.stages(one) for number in stage.datasets}
     known = [(n, weights[n].sha256) for n in sorted(numbers) if n in weights and weights[n].sha256]
     return hashlib.sha256(repr(known).encode()).hexdigest() if known else None
-
-
-def _entry(package: Package, task: Task, weights: Mapping[int, Weights]) -> dict[str, Any]:
-    return {
-        "id": f"{_ENGINE}:{task.name}",
-        "engine": _ENGINE,
-        "version": package.version,
-        "title": f"TotalSegmentator {task.name}",
-        "modality": task.modality,
-        "is_licensed": task.is_licensed,
-        "licence": LICENSED if task.is_licensed else OPEN_LICENCE,
-        "classes": {str(value): name for value, name in task.classes.items()},
-        "spacing_mm": None if task.spacing_mm is None else list(task.spacing_mm),
-        "modes": {
-            mode: {
-                "spacing_mm": _last_spacing(task, mode),
-                "datasets": [
-                    {
-                        "id": number,
-                        "folder": package.folders.get(number),
-                        "url": package.url(number),
-                        "is_here": number in weights,
-                    }
-                    for number in dict.fromkeys(
-                        one for stage in task.stages(mode) for one in stage.datasets
-                    )
-                ],
-            }
-            for mode in task.modes
-        },
-    }
-
-
-def _last_spacing(task: Task, mode: str) -> list[float] | None:
-    spacing = task.stages(mode)[-1].spacing_xyz
-    return None if spacing is None else list(reversed(spacing))
 
 
 def _tasks_with(package: Package, numbers: set[int]) -> list[str]:

@@ -166,10 +166,11 @@ class Session:
     # -- weights and progress
 
     def _model_folder(self, dataset: Any, trainer: str, plans: str, model: str) -> str:
-        known: Any = self.request["weights"].get(str(dataset))
-        if known is None:
-            self.channel.fail("unknown_model", f"the weights of dataset {dataset} are not there")
+        known = self.request["weights"].get(str(dataset)) or self._refuse(dataset)
         return str(Path(known["path"]) / f"{trainer}__{plans}__{model}")
+
+    def _refuse(self, dataset: Any) -> Any:
+        self.channel.fail("unknown_model", f"the weights of dataset {dataset} are not there")
 
     def _estimates(self, stages: list[dict[str, Any]]) -> list[int]:
         return [
