@@ -51,14 +51,18 @@ class Layers:
     probabilities: NDArray[np.uint8]
 
 
-def gaussian_weights(tile: tuple[int, ...]) -> NDArray[np.float32]:
+def gaussian_weights(
+    tile: tuple[int, ...], *, sigma_fraction: float = SIGMA_FRACTION
+) -> NDArray[np.float32]:
     """Weight of every voxel of a tile: a Gaussian around its centre, never below 1/1000.
 
-    Sigma is 1/8 of the tile per axis. Source: MONAI ``compute_importance_map`` (Apache-2.0), same
+    Sigma is 1/8 of the tile per axis unless given. Source: MONAI ``compute_importance_map``
+    (Apache-2.0), same
     order of float32 operations.
 
     Args:
         tile: extent of a tile in voxels.
+        sigma_fraction: standard deviation as a share of the tile.
 
     Returns:
         Positive weights, float32, of the tile's shape.
@@ -66,7 +70,7 @@ def gaussian_weights(tile: tuple[int, ...]) -> NDArray[np.float32]:
     weights = np.ones((), np.float32)
     for size in tile:
         x = np.arange(-(size - 1) / 2.0, (size - 1) / 2.0 + 1, dtype=np.float32)[:size]
-        sigma = np.float32(size * SIGMA_FRACTION)
+        sigma = np.float32(size * sigma_fraction)
         profile = np.exp(np.square(x) / (np.float32(-2.0) * np.square(sigma)))
         weights = weights[..., None] * profile
     return np.maximum(weights, max(float(weights.min()), MIN_WEIGHT)).astype(np.float32)

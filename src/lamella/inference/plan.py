@@ -112,6 +112,8 @@ class Plan:
         columns: regions in (y, x), in the order in which they are run.
         step_fraction: None for a constant stride; else tiles are spread evenly, at most this
             share of a tile apart, see :func:`even_starts`.
+        from_end: axes whose tiles are counted from the end, as a network sees them that reads
+            these axes backwards.
     """
 
     shape: tuple[int, int, int]
@@ -120,13 +122,16 @@ class Plan:
     blend: Blend
     columns: tuple[Column, ...]
     step_fraction: float | None = None
+    from_end: tuple[int, ...] = ()
 
     def spans(self, axis: int) -> tuple[Span, ...]:
         """The tiles along an axis, 0 = z."""
         length, tile = self.shape[axis], self.tile[axis]
         if self.step_fraction is None or length <= tile:
-            return _spans(length, tile, self.overlap[axis])
-        return _spans_at(length, tile, even_starts(length, tile, self.step_fraction))
+            spans = _spans(length, tile, self.overlap[axis])
+        else:
+            spans = _spans_at(length, tile, even_starts(length, tile, self.step_fraction))
+        return _mirrored(spans, length) if axis in self.from_end else spans
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -208,6 +213,7 @@ def make_plan(
     blend: Blend = "gaussian",
     columns: tuple[Column, ...] | None = None,
     step_fraction: float | None = None,
+    from_end: tuple[int, ...] = (),
 ) -> Plan:
     """Plan the tiles of a volume.
 
@@ -219,6 +225,7 @@ def make_plan(
         columns: regions to run one after another, see :func:`cut_columns`; None for one.
         step_fraction: spread the tiles evenly, at most this share of a tile apart, instead of at
             the constant stride that ``overlap_fraction`` gives.
+        from_end: axes whose tiles are counted from the end.
 
     Raises:
         InputError: for empty shapes, tiles below one voxel or an impossible overlap.
@@ -237,6 +244,7 @@ def make_plan(
         blend=blend,
         columns=columns or (Column(whole, whole),),
         step_fraction=step_fraction,
+        from_end=from_end,
     )
 
 
@@ -320,6 +328,13 @@ def _spans_at(length: int, tile: int, starts: Sequence[int]) -> tuple[Span, ...]
         Span(read=(start, start + tile), write=(a, b))
         for start, (a, b) in zip(starts, itertools.pairwise(edges), strict=True)
     )
+
+
+def _mirrored(spans: tuple[Span, ...], length: int) -> tuple[Span, ...]:
+    def turned(ends: tuple[int, int]) -> tuple[int, int]:
+        return length - ends[1], length - ends[0]
+
+    return tuple(Span(read=turned(s.read), write=turned(s.write)) for s in reversed(spans))
 
 
 def _box(z: tuple[int, int], y: tuple[int, int], x: tuple[int, int]) -> Box:

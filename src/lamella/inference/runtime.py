@@ -17,7 +17,9 @@ Examples:
 
 from __future__ import annotations
 
+import gc
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -36,6 +38,7 @@ __all__ = [
     "Spread",
     "as_pipelined",
     "compare",
+    "release_device_memory",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -227,6 +230,14 @@ class _Moments:
             chosen = mean_logits.argmax(axis=1, keepdims=True)
             variance = np.take_along_axis(variance, chosen, axis=1)
         return np.sqrt(variance).astype(np.float32)
+
+
+def release_device_memory() -> None:
+    """Give back what PyTorch keeps of the device's memory, where it is loaded at all."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True, slots=True)
