@@ -197,6 +197,32 @@ def test_segment_says_how_to_get_a_model(offered, capsys, tmp_path):
     assert "`lamella models pull thing` fetches it" in capsys.readouterr().err
 
 
+def test_a_plain_address(server, capsys, models):
+    from lamella.models.archive import write_zip
+
+    source = starter_folder() / "nuclei-2d"
+    write_zip(models.parent / "n.zip", [(f"n/{one.name}", one) for one in source.iterdir()])
+    content = (models.parent / "n.zip").read_bytes()
+    server.files["nuclei-2d.zip"] = content
+    url = server.url("nuclei-2d.zip")
+    code, _, err = run(capsys, "pull", url, "--sha256", "0" * 64)
+    assert (code, "SHA-256" in err) == (2, True)
+    digest = hashlib.sha256(content).hexdigest()
+    assert run(capsys, "pull", url, "--sha256", digest)[0] == 0
+    assert answer(capsys, "path", "nuclei-2d")[1]["path"] == str(models / "nuclei-2d")
+    code, _, err = run(capsys, "pull", url, "--id", "other")
+    assert (code, "--id nuclei-2d" in err) == (2, True)
+
+
+def test_a_plain_address_of_nothing_that_runs(server, capsys, models):
+    code, _, err = run(capsys, "pull", server.url("weights.bin"), "--id", "x")
+    assert (code, "is no model of any engine" in err) == (2, True)
+    assert not (models / "x").exists()
+    assert run(capsys, "pull", server.url("weights.bin"), "--id", "Not An Id")[0] == 2
+    assert run(capsys, "pull", server.url("weights.bin"), "--sha256", "abc")[0] == 2
+    assert run(capsys, "pull", "cellpose4-cpsam", "--id", "x")[0] == 2
+
+
 # --- the others ---------------------------------------------------------------------------------
 
 

@@ -249,7 +249,7 @@ def _hash(model: ListedModel) -> str:
 
 
 def _title(model: ListedModel) -> str:
-    return f"{model.title} [licence to be accepted]" if model.must_accept else model.title
+    return model.title if model.is_accepted else f"{model.title} [licence to be accepted]"
 
 
 def _entry_text(entry: CatalogueEntry, catalogue: str) -> str:
@@ -267,7 +267,7 @@ def _entry_text(entry: CatalogueEntry, catalogue: str) -> str:
         digest = f"SHA-256 {file.sha256}" if file.sha256 else "SHA-256 not published"
         rows.append(("file", f"{file.name}, {known}, {digest}"))
         rows += [("", url) for url in file.urls]
-    return _text(entry.title, entry.description, rows)
+    return _text(entry.title, entry.description, rows) + _licence_words(entry)
 
 
 def _record_text(record: ModelRecord, path: str, *, accepted: bool) -> str:
@@ -278,14 +278,18 @@ def _record_text(record: ModelRecord, path: str, *, accepted: bool) -> str:
     rows = [
         ("model", f"{record.id}, version {record.version or '?'}"),
         ("engine", record.engine),
-        ("folder", f"{path} ({size_text(record.n_bytes)}, {len(record.files)} files)"),
+        ("folder", f"{path} ({size_text(record.n_bytes)}, {_count(len(record.files))})"),
         ("gives", _given(record.task, record.axes)),
         ("classes", click.wrap_text(names, _TEXT_WIDTH - 11, "", " " * 11)),
         ("licence", licence),
         ("source", record.source),
         ("citation", record.citation),
     ]
-    return _text(record.title or record.id, record.description, rows)
+    return _text(record.title or record.id, record.description, rows) + _licence_words(record)
+
+
+def _count(n_files: int) -> str:
+    return "1 file" if n_files == 1 else f"{n_files} files"
 
 
 def _given(task: str | None, axes: str | None) -> str:
@@ -294,6 +298,10 @@ def _given(task: str | None, axes: str | None) -> str:
 
 def _licence(terms: CatalogueEntry | ModelRecord) -> str:
     return " ".join(part for part in (terms.licence, terms.licence_url) if part)
+
+
+def _licence_words(terms: CatalogueEntry | ModelRecord) -> str:
+    return f"\n\n{terms.licence_text.strip()}" if terms.licence_text else ""
 
 
 def _text(title: str, description: str, rows: list[tuple[str, str]]) -> str:

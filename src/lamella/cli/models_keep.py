@@ -16,7 +16,9 @@ from lamella.core.errors import InputError
 if TYPE_CHECKING:
     from lamella.core.places import Places
     from lamella.models.licence import Terms
+    from lamella.models.offer import Offers
     from lamella.models.pull import PullResult
+    from lamella.workflows.model_store import Wanted
 
 __all__ = [
     "export_command",
@@ -50,17 +52,14 @@ _accept = click.option(
     "--trust-changed", is_flag=True,
     help="Take a file without published hash although another came under this version before.",
 )  # fmt: skip
+@click.option("--id", "model_id", help="Of an address: its id here; made of its name unless given.")
+@click.option(
+    "--engine", help="Of an address: whose model it is; asked of all engines unless given."
+)
+@click.option("--sha256", help="Of an address: what the file must have.")
 @answer_options
-def pull_command(
-    models: tuple[str, ...],
-    source: Path | None,
-    mirrors: tuple[str, ...],
-    accept_licence: bool,
-    offline: bool,
-    trust_changed: bool,
-    **words: Any,
-) -> None:
-    """Fetch models of a catalogue: MODEL is an id, or ENGINE:NAME for what an engine needs.
+def pull_command(models: tuple[str, ...], source: Path | None, **words: Any) -> None:
+    """Fetch models: MODEL is an id of a catalogue, ENGINE:NAME, or a web address.
 
     Interrupted pulls go on where they stopped. Every file is verified; nothing appears under its
     name before all of it is there.
@@ -68,22 +67,23 @@ def pull_command(
     from lamella.core.errors import MissingPathError
     from lamella.models.offer import read_offers
     from lamella.models.pull import PullOptions
-    from lamella.workflows.model_store import find_wanted, open_terms, pull_models
+    from lamella.workflows.model_store import open_terms, pull_models
 
     console = console_of(words)
-    places = _places(offline=offline)
+    places = _places(offline=words["offline"])
     if source is not None and not source.expanduser().exists():
         raise MissingPathError(f"there is nothing at {source}", hint="check the path of --from")
     offers = read_offers(places)
     for problem in offers.problems:
         console.warn(problem)
-    wanted = [one for name in models for one in find_wanted(name, places, offers=offers)]
-    accepted = accept_licence or _ask_for_licences(open_terms(wanted, places), console)
+    wanted = _wanted(models, places, offers, words)
+    terms = open_terms(wanted, places)
+    accepted = words["accept_licence"] or _ask_for_licences(terms, console)
     options = PullOptions(
-        mirrors=mirrors,
+        mirrors=words["mirrors"],
         source=None if source is None else source.expanduser().absolute(),
         accepts_licence=accepted,
-        trusts_change=trust_changed,
+        trusts_change=words["trust_changed"],
     )
     with console.running(on_stop="what came is kept: run the same command to go on") as sink:
         results = pull_models(wanted, places, sink, options)
@@ -282,6 +282,27 @@ def _ask_for_licences(terms: tuple[Terms, ...], console: Console) -> bool:
         click.echo(err=True)
         click.confirm("do you accept it?", abort=True, err=True)
     return True
+
+
+def _wanted(
+    models: tuple[str, ...], places: Places, offers: Offers, words: dict[str, Any]
+) -> list[Wanted]:
+    from lamella.workflows.model_store import find_wanted, wanted_address
+
+    addresses = [name for name in models if name.startswith(("http://", "https://"))]
+    told = {name: words[name] for name in ("model_id", "engine", "sha256") if words[name]}
+    if told and (len(addresses) != 1 or len(models) != 1):
+        raise InputError(
+            "--id, --engine and --sha256 go with one web address",
+            hint="what a catalogue lists has them already",
+        )
+    found: list[Wanted] = []
+    for name in models:
+        if name in addresses:
+            found.append(wanted_address(name, **told))
+        else:
+            found += find_wanted(name, places, offers=offers)
+    return found
 
 
 def _pulled(result: PullResult) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def check_accepted(terms: Terms, places: Places) -> None:
     told = " ".join(part for part in (terms.licence, terms.url) if part)
     raise LicenceError(
         f"the licence of {terms.model!r} was not accepted here: {told}",
-        hint=f"read it, then: lamella models pull {terms.model} --accept-licence",
+        hint=f"read it (`lamella models show {terms.model}`), then: lamella models pull"
+        f" {terms.model} --accept-licence",
         details={
             "model": terms.model,
             "licence": terms.licence,

@@ -339,7 +339,8 @@ class _Pull:
                 _link_or_copy(parts[file.name], goal / file.name)
                 known = fetched[file.name]
                 documents[prefix + file.name] = FileDoc(sha256=known.sha256, n_bytes=known.n_bytes)
-        if self._entry.engine == "lamella":
+        engine = self._entry.engine
+        if engine == "lamella" or (not engine and _card_folders(files)):
             self._as_model_folder(staging, files)
         else:
             self._as_foreign(staging, files, documents)
@@ -356,41 +357,43 @@ class _Pull:
         (staging / PULLED_NAME).write_text(pulled.to_json(), encoding="utf-8")
 
     def _as_model_folder(self, staging: Path, files: Path) -> None:
-        inner = files
-        if not (inner / CARD_NAME).is_file():
-            folders = [path for path in files.iterdir() if (path / CARD_NAME).is_file()]
-            if len(folders) != 1:
-                raise ModelError(
-                    f"what was pulled for {self._entry.id!r} holds no model folder with its"
-                    f" {CARD_NAME}",
-                    hint="tell whoever keeps the catalogue",
-                )
-            inner = folders[0]
-        card = ModelFolder.open(inner).card
-        if card.id != self._entry.id:
+        folders = _card_folders(files)
+        if len(folders) != 1:
             raise ModelError(
-                f"the catalogue's {self._entry.id!r} is a model called {card.id!r}",
+                f"what was pulled for {self._entry.id!r} holds no model folder with its"
+                f" {CARD_NAME}",
                 hint="tell whoever keeps the catalogue",
             )
-        for path in list(inner.iterdir()):
+        card = ModelFolder.open(folders[0]).card
+        if card.id != self._entry.id:
+            raise ModelError(
+                f"what was pulled as {self._entry.id!r} is a model called {card.id!r}",
+                hint=f"tell whoever keeps the catalogue; an address is pulled with --id {card.id}",
+            )
+        for path in list(folders[0].iterdir()):
             path.rename(staging / path.name)
         discard(files)
 
     def _as_foreign(self, staging: Path, files: Path, documents: Mapping[str, FileDoc]) -> None:
-        facts: Mapping[str, object] = {}
-        for one in self._recognisers:
-            if one.engine != self._entry.engine:
-                continue
-            root = next((path for path in _roots(files) if one.recognise(path)), None)
-            if root is None:
-                raise ModelError(
-                    f"what was pulled for {self._entry.id!r} is no model of {one.engine}",
-                    hint=f"expected {one.expected}",
-                )
-            facts = one.describe(root)
+        entry, facts = self._recognised(files)
         urls = [url for file in self._entry.files for url in file.urls[:1]]
-        record = record_of_entry(self._entry, facts, documents, source=" ".join(urls))
+        record = record_of_entry(entry, facts, documents, source=" ".join(urls))
         (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
+
+    def _recognised(self, files: Path) -> tuple[CatalogueEntry, Mapping[str, object]]:
+        """Return the entry with its engine, and what that says of the files."""
+        entry = self._entry
+        asked = [one for one in self._recognisers if entry.engine in ("", one.engine)]
+        for one in asked:
+            for root in _roots(files):
+                if one.recognise(root):
+                    return entry.model_copy(update={"engine": one.engine}), one.describe(root)
+        if asked or not entry.engine:
+            raise ModelError(
+                f"what was pulled for {entry.id!r} is no model of {entry.engine or 'any engine'}",
+                hint=f"expected {'; '.join(f'{one.engine}: {one.expected}' for one in asked)}",
+            )
+        return entry, {}
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -400,6 +403,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _card_folders(files: Path) -> list[Path]:
+    return [path for path in _roots(files) if (path / CARD_NAME).is_file()]
 
 
 def _roots(files: Path) -> list[Path]:

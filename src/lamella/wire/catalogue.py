@@ -58,7 +58,8 @@ class CatalogueEntry(Document):
 
     id: ModelId
     engine: str
-    """Id of the engine that runs it; ``lamella`` for model folders of our own."""
+    """Id of the engine that runs it; ``lamella`` for model folders of our own; empty for whichever
+    knows what comes."""
     version: str = ""
     title: str
     description: str = ""

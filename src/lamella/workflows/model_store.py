@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
 
 from lamella.core.errors import InputError, LamellaError, MissingDependencyError, ModelError
 from lamella.engines.registry import find_engine, list_engines
@@ -22,12 +25,13 @@ from lamella.models.licence import Terms, accept, check_accepted, is_accepted
 from lamella.models.offer import Offers, read_offers
 from lamella.models.pull import PullOptions, PullResult, pull
 from lamella.models.recogniser import CanDownload
+from lamella.models.record import id_from_name
 from lamella.models.store import list_here, unknown_model
+from lamella.wire.catalogue import CatalogueEntry, DownloadDoc
 
 if TYPE_CHECKING:
     from lamella.core.places import Places
     from lamella.models.recogniser import Recogniser
-    from lamella.wire.catalogue import CatalogueEntry
     from lamella.wire.event import EventSink
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "open_terms",
     "pull_models",
     "show_reference",
+    "wanted_address",
 ]
 
 _GENERAL = ("nnunet",)
@@ -151,6 +156,48 @@ def show_reference(reference: str, places: Places) -> tuple[Mapping[str, Any], s
         return None
     document, text = show(rest, places)
     return dict(document), str(text)
+
+
+def wanted_address(
+    address: str, *, model_id: str | None = None, engine: str = "", sha256: str | None = None
+) -> Wanted:
+    """Return what a plain web address stands for; whose model it is shows when it is here.
+
+    Args:
+        address: of a zip or a file of weights.
+        model_id: its id here; made of the file's name unless given.
+        engine: whose it is, where several engines could run it.
+        sha256: what the file must have, hex.
+
+    Raises:
+        InputError: an id or a hash that is none.
+    """
+    name = unquote(PurePosixPath(urlsplit(address).path).name) or "model"
+    is_zip = name.lower().endswith(".zip")
+    try:
+        entry = CatalogueEntry(
+            id=model_id or id_from_name(name.removesuffix(".zip")),
+            engine=engine,
+            title=name,
+            licence="not stated",
+            homepage=address,
+            files=(
+                DownloadDoc(
+                    name=name,
+                    urls=(address,),
+                    sha256=None if sha256 is None else sha256.lower(),
+                    unpack="zip" if is_zip else "none",
+                ),
+            ),
+        )
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{address} cannot be pulled like this: {where}: {first['msg']}",
+            hint="check --id (small letters, digits, '-', '_', '.') and --sha256 (64 hex digits)",
+        ) from None
+    return _of_entry(entry, "")
 
 
 def open_terms(wanted: Sequence[Wanted], places: Places) -> tuple[Terms, ...]:
