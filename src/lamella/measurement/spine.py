@@ -222,13 +222,14 @@ def _gaps(ordered: Sequence[_Node], along: NDArray[np.float64]) -> list[Finding]
         upper, lower = ordered[upper_at], ordered[lower_at]
         distance = float(along[lower_at] - along[upper_at])
         expected = usual[upper_at]
+        others = lower_at - upper_at - 1
         room = round(distance / expected) - 1 if distance > _ROOM * expected else 0
         # What stands between in the wrong order is told as exchanged.
         other = {node.level for node in ordered}
         missing = tuple(m for m in levels_between(upper.level, lower.level) if m not in other)
         if missing:
-            found.append(_missing(upper, lower, missing, distance, room))
-        elif room and lower_at == upper_at + 1:
+            found.append(_missing((upper, lower), missing, distance, room, others))
+        elif room and not others:
             found.append(
                 Finding(
                     "spine_gap",
@@ -241,11 +242,19 @@ def _gaps(ordered: Sequence[_Node], along: NDArray[np.float64]) -> list[Finding]
 
 
 def _missing(
-    upper: _Node, lower: _Node, missing: tuple[str, ...], distance: float, room: int
+    between: tuple[_Node, _Node], missing: tuple[str, ...], distance: float, room: int, others: int
 ) -> Finding:
+    """A gap between two nodes: with ``room`` vertebrae's space, and ``others`` labelled amiss."""
+    upper, lower = between
     names = _joined(missing)
     verb = "is" if len(missing) == 1 else "are"
     where = f"between {upper.level} and {lower.level} ({distance:.0f} mm apart)"
+    if others:
+        return Finding(
+            "level_missing",
+            f"{names} {verb} missing {where}, where a vertebra has a label that does not fit",
+            (upper.level, *missing, lower.level),
+        )
     if room:
         space = "one vertebra" if room == 1 else f"{room} vertebrae"
         return Finding(

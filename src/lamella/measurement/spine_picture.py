@@ -4,6 +4,7 @@ Names stand in a column between the views, at the height of their vertebrae, wit
 what is doubtful is marked there and said below.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ _TONES: dict[str, tuple[Color, Color]] = {
 
 _PANEL_ROWS = 860
 _WIDEST_PANEL = 620
+_NARROWEST = 480
 _GUTTER = 132
 _MARGIN = 16
 _HEADER = 40
@@ -97,6 +99,7 @@ def draw_spine(
     first = _panel(views[0], colors, pixels_per_mm, _MARGIN)
     second = _panel(views[1], colors, pixels_per_mm, _MARGIN + first.picture.shape[1] + _GUTTER)
     width = second.left + second.picture.shape[1] + _MARGIN
+    width = max(width, _NARROWEST, math.ceil(_font(17).getlength(title)) + 2 * _MARGIN)
     lines = _wrapped(warnings, width - 2 * _MARGIN - 16)
     height = _HEADER + first.picture.shape[0] + 26 + _LINE * (len(lines) + 1) + _MARGIN
     canvas = Image.new("RGB", (width, height), _GROUND)

@@ -42,6 +42,13 @@ __all__ = ["DEFAULT_MODEL", "DetectOptions", "detect_vertebrae"]
 
 DEFAULT_MODEL = "totalsegmentator:total"
 
+_SCANNERS: Mapping[str, tuple[Literal["CT", "MR"], ...]] = {
+    "CT": ("CT",),
+    "MR": ("MR",),
+    "": ("CT", "MR"),
+}
+"""What a task was trained on; models of which nobody says it may be run on both."""
+
 
 @dataclass(frozen=True, slots=True)
 class DetectOptions:
@@ -138,10 +145,12 @@ def _segmented(
             "there is neither an image nor a segmentation to find vertebrae in",
             hint="lamella detect vertebrae CT, or lamella detect vertebrae --labels SEGMENTATION",
         )
-    task = options.model.partition(":")[2] or options.model
-    scanner: Literal["CT", "MR"] = "MR" if "_mr" in task else "CT"
+    engine, _, rest = options.model.partition(":")
+    task = rest.partition(":")[0] if engine == "totalsegmentator" else ""
+    allowed = _SCANNERS["" if not task else "MR" if "_mr" in task else "CT"]
     # The engine asks again; asked here, an X-ray is refused before anything is installed.
-    check_ct_or_mr(image, options.modality, allowed=(scanner,), purpose=f"the task {task}")
+    purpose = f"the task {task}" if task else f"the model {Path(options.model).name}"
+    check_ct_or_mr(image, options.modality, allowed=allowed, purpose=purpose)
     names = list(CLASS_MAPS[task].values()) if task in ("total", "total_v3") else []
     engine_options: dict[str, Any] = {"roi_subset": ",".join(names)} if names else {}
     request = make_request(
