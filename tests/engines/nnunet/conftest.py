@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -244,7 +243,7 @@ def write_model(folder, plans, dataset, *, folds=("0",), mirror=None, seed=0, **
     return folder
 
 
-def image_of(shape=(20, 44, 40), seed=5, channels=1, margin=0):
+def image_of(shape=(16, 36, 32), seed=5, channels=1, margin=0):
     """Blobs of several levels in noise; a margin of zeros around, and a hole of zeros inside."""
     from scipy.ndimage import gaussian_filter
 
@@ -297,9 +296,9 @@ def theirs(folders, image, spacing, *, tta=False, previous=None, exact=False, **
             if len(folders) == 1:
                 return np.asarray(labels)
             shares.append(labels[1])
-        return np.asarray(predictor.label_manager.convert_probabilities_to_segmentation(
-            np.mean(shares, axis=0)
-        ))
+        return np.asarray(
+            predictor.label_manager.convert_probabilities_to_segmentation(np.mean(shares, axis=0))
+        )
 
 
 def exact_predictor():
@@ -324,3 +323,33 @@ def exact_predictor():
             return total / weight
 
     return Exact
+
+
+def threshold_model(folder, level=3.0):
+    """A model that finds what is brighter than some standard deviations: every weight by hand."""
+    settings = configuration_of((8, 16, 16), (2.0, 1.0, 1.0))
+    arguments = settings["architecture"]["arch_kwargs"]
+    arguments |= {"norm_op": None, "norm_op_kwargs": None, "features_per_stage": [2, 2]}
+    write_model(
+        folder,
+        plans_of({"3d_fullres": settings}),
+        dataset_of({"background": 0, "bright": 1}),
+    )
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["network_weights"]
+    for name, value in weights.items():
+        value.zero_()
+        middle = (1,) * 3
+        if name.startswith(("encoder.stages.0", "decoder.encoder.stages.0")):
+            if name.endswith(("conv.weight", "all_modules.0.weight")):
+                value[(0, 0, *middle)] = 1
+        elif name.startswith("decoder.stages.0") and value.ndim == 5:
+            value[(0, 2, *middle)] = 1  # channels of the skip come behind those from below
+        elif name.startswith("decoder.seg_layers.0"):
+            if value.ndim == 5:
+                value[1, 0] = 1
+            else:
+                value[1] = -level
+    torch.save(checkpoint, path)
+    return folder
