@@ -109,12 +109,14 @@ def _text(record: dict[str, Any], picture: Path | None) -> str:
 
 
 def _channel(channel: dict[str, Any]) -> str:
+    from lamella.restoration.decision import METHOD_TITLES
+
     head = f"{channel['channel']}: " if channel["channel"] else ""
     lines = [f"  seen     {head}{channel['why']}"]
     if channel["action"] == "none":
         return lines[0]
     before, after = channel["quality_before"], channel["quality_after"]
-    lines.append(f"  done     {channel['action']} by {channel['method'].replace('_', ' ')}")
+    lines.append(f"  done     {channel['action']} by {METHOD_TITLES[channel['method']]}")
     for name, words in (
         ("contrast_to_noise", "contrast to noise"),
         ("noise_sigma", "noise"),

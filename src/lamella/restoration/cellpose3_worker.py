@@ -13,7 +13,7 @@ import child  # type: ignore[import-not-found]  # found in the folder the host n
 def main(channel):
     """Load the model once, then restore slice by slice."""
     import numpy as np
-    from cellpose import denoise
+    from cellpose import denoise  # type: ignore[import-not-found]
 
     request = channel.request
     model = _load(channel, denoise)
@@ -45,12 +45,12 @@ def _load(channel, denoise):
     device = torch.device(channel.request["device"] if use_gpu else "cpu")
     try:
         return denoise.DenoiseModel(gpu=use_gpu, pretrained_model=path, device=device, nchan=1)
-    except Exception as error:  # noqa: BLE001 - whatever a file that is no model does
-        channel.fail(
+    except Exception as error:
+        raise child.Failed(
             "invalid_model",
             f"{path} is no restoration model of Cellpose 3: {type(error).__name__}: {error}",
             "give the weights of a model such as denoise_cyto3 with --model PATH",
-        )
+        ) from error
 
 
 if __name__ == "__main__":

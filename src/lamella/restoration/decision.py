@@ -19,12 +19,19 @@ from lamella.restoration.source import ChannelSource
 from lamella.volume.spacing import Spacing, convert_length
 
 __all__ = [
-    "ACTION_OF_METHOD", "METHODS", "Action", "Decision", "Dimensions", "Method", "Mode",
-    "RestoreOptions", "check_available", "decide", "sigma_in_voxels",
+    "ACTION_OF_METHOD", "METHODS", "METHOD_TITLES", "Action", "Decision", "Dimensions", "Method",
+    "Mode", "RestoreOptions", "check_available", "decide", "sigma_in_voxels",
 ]  # fmt: skip
 
 Mode = Literal["none", "auto", "denoise", "deblur"]
 Method = Literal["auto", "blind_spot", "non_local_means", "richardson_lucy", "cellpose3"]
+METHOD_TITLES: dict[str, str] = {
+    "blind_spot": "a network trained on the image itself",
+    "non_local_means": "non-local means",
+    "richardson_lucy": "Richardson-Lucy deconvolution",
+    "cellpose3": "Cellpose 3",
+}
+"""Methods in words for people."""
 METHODS: tuple[Method, ...] = get_args(Method)
 Action = Literal["none", "denoise", "deblur"]
 Dimensions = Literal["auto", "2", "3"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.restoration.decision import METHOD_TITLES
 from lamella.restoration.source import ChannelSource, iter_channels
 from lamella.volume.box import Box
 from lamella.volume.volume import Volume
@@ -119,7 +120,7 @@ def _captions(channel: ChannelRestoration) -> tuple[tuple[str, str], tuple[str, 
         blur = "" if quality.blur_sigma is None else f"   blur {quality.blur_sigma:.2f} px"
         return f"contrast to noise {quality.contrast_to_noise:.3g}{blur}"
 
-    done = channel.decision.method.replace("_", " ") or "left as it is"
+    done = METHOD_TITLES.get(channel.decision.method, "left as it is")
     return (
         ("as it came", numbers(channel.before)),
         (f"restored: {done}", numbers(channel.after)),

@@ -20,7 +20,7 @@ _NOISE_RATIO = 1.6
 _SHARPNESS_RATIO = 0.5
 _LEVEL_SHARE = 0.35
 """Change of the mean, in parts of the signal."""
-_SIGNAL_RATIO = 0.4
+_SIGNAL_RATIO = 0.15
 _VISIBLE = 3.0
 """Signal over noise of the neighbours below which detail and contrast say nothing."""
 

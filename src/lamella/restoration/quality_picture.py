@@ -76,6 +76,7 @@ def _spectrum(draw: Any, quality: Quality, *, top: int) -> None:
     points = [
         (_MARGIN + float(f) / 0.5 * (_WIDTH - 2 * _MARGIN), top + float(d) * _PANEL)
         for f, d in zip(frequency, decades, strict=True)
+        if f >= 0.01  # below lies the mean, which was taken off
     ]
     if len(points) > 1:
         draw.line(points, fill=_SIGNAL, width=3, joint="curve")

@@ -21,7 +21,13 @@ from lamella.core.places import Places
 from lamella.core.progress import Progress, ProgressSink, SilentSink
 from lamella.core.storage import storage_error
 from lamella.restoration.blind_spot import BlindSpotOptions, train_blind_spot
-from lamella.restoration.decision import Decision, RestoreOptions, decide, sigma_in_voxels
+from lamella.restoration.decision import (
+    METHOD_TITLES,
+    Decision,
+    RestoreOptions,
+    decide,
+    sigma_in_voxels,
+)
 from lamella.restoration.non_local_means import NonLocalMeans
 from lamella.restoration.psf import GaussianPsf, PointSpread, estimate_psf, read_psf
 from lamella.restoration.quality import Quality, measure_quality
@@ -65,7 +71,7 @@ class ChannelRestoration:
             return head + self.decision.why
         done = f"{self.decision.action}d" if self.decision.action == "denoise" else "deblurred"
         return (
-            f"{head}{self.decision.why}; {done} by {self.decision.method.replace('_', ' ')}:"
+            f"{head}{self.decision.why}; {done} by {METHOD_TITLES[self.decision.method]}:"
             f" noise {self.before.noise_sigma:.3g} -> {self.after.noise_sigma:.3g},"
             f" contrast to noise {self.before.contrast_to_noise:.3g} ->"
             f" {self.after.contrast_to_noise:.3g},"
