@@ -11,6 +11,7 @@ from lamella.cli.parameters import answer_options, console_of
 
 if TYPE_CHECKING:
     from lamella.engines.engine import Availability, EngineDescriptor
+    from lamella.isolation.installation import Cost
 
 __all__ = ["command"]
 
@@ -19,7 +20,7 @@ _TEXT_WIDTH = 96
 
 @click.group(name="engines")
 def command() -> None:
-    """List engines, and check that they run on this machine."""
+    """List engines, check that they run on this machine, and install those that live apart."""
 
 
 @command.command(name="list")
@@ -52,13 +53,123 @@ def check_command(ctx: click.Context, engine: str | None, **words: Any) -> None:
         ctx.exit(3)
 
 
+@command.command(name="install")
+@click.argument("engines", metavar="[ENGINE]...", nargs=-1)
+@click.option("--all-isolated", is_flag=True, help="Every engine with an environment of its own.")
+@click.option("--fresh", is_flag=True, help="Make the environment anew even if it is there.")
+@answer_options
+def install_command(
+    engines: tuple[str, ...], all_isolated: bool, fresh: bool, **words: Any
+) -> None:
+    """Install ENGINE into an environment of its own, with the packages its lock names.
+
+    Needs uv. What uv has cached is linked, and no network is used when it has everything; an
+    installation that is stopped leaves nothing behind.
+    """
+    from lamella.core.places import Places
+    from lamella.isolation.environment import environment_path, is_ready
+    from lamella.isolation.installation import estimate_cost, install
+
+    console, places = console_of(words), Places.of_user()
+    documents: list[dict[str, Any]] = []
+    for name in _environments(engines, all_isolated=all_isolated):
+        folder = environment_path(name, places)
+        is_there = is_ready(name, places).is_ready and not fresh
+        if not is_there:
+            cost = estimate_cost(name, places)
+            console.say(f"{name}: into {folder}, {_cost_text(cost)}")
+            with console.running(on_stop="nothing half-installed is left") as sink:
+                install(name, places, sink, fresh=fresh)
+        documents.append({"id": name, "path": str(folder), "installed": not is_there})
+    console.answer(
+        {"environments": documents},
+        "\n".join(
+            f"{entry['id']}: {'ready' if entry['installed'] else 'was ready already'}"
+            f" in {entry['path']}"
+            for entry in documents
+        ),
+    )
+
+
+@command.command(name="remove")
+@click.argument("engines", metavar="ENGINE...", nargs=-1, required=True)
+@answer_options
+def remove_command(engines: tuple[str, ...], **words: Any) -> None:
+    """Delete the environment of ENGINE; models and results stay."""
+    from lamella.core.places import Places
+    from lamella.isolation.environment import environment_path, remove
+
+    console, places = console_of(words), Places.of_user()
+    documents = [
+        {
+            "id": name,
+            "path": str(environment_path(name, places)),
+            "removed": remove(name, places),
+        }
+        for name in _environments(engines, all_isolated=False)
+    ]
+    lines = [
+        f"{entry['id']}: {'removed' if entry['removed'] else 'was not installed'}"
+        for entry in documents
+    ]
+    console.answer({"environments": documents}, "\n".join(lines))
+
+
+def _environments(names: tuple[str, ...], *, all_isolated: bool) -> list[str]:
+    """The environments of engines, each once; an environment's own name will do as well.
+
+    Raises:
+        UnknownEngineError: no such engine.
+        InputError: none named, or one that has no environment of its own.
+    """
+    from lamella.core.errors import InputError
+    from lamella.engines.registry import check_engine, find_engine, list_engines
+
+    known = {engine.environment: engine for engine in list_engines() if engine.environment}
+    if all_isolated:
+        return list(known)
+    if not names:
+        raise InputError(
+            "no engine is named", hint=f"name one of {', '.join(known)}, or give --all-isolated"
+        )
+    found: dict[str, None] = {}
+    for name in names:
+        environment = name if name in known else find_engine(name).environment
+        if not environment:
+            hint = check_engine(find_engine(name)).hint
+            raise InputError(
+                f"the engine {name!r} has no environment of its own",
+                hint=f"install it with: {hint}" if hint else "it can run here as it is",
+            )
+        found[environment] = None
+    return list(found)
+
+
+def _cost_text(cost: Cost) -> str:
+    if not cost.download_bytes and not cost.disk_bytes:
+        return "everything linked out of uv's cache: no download, next to no disk"
+    fetched = f"about {cost.download_bytes / 1e9:.1f} GB to download"
+    if not cost.download_bytes:
+        fetched = "no download"
+    return f"{fetched}, about {cost.disk_bytes / 1e9:.1f} GB on disk"
+
+
 def _problem(engine_id: str) -> str | None:
     """Return why an engine can't be loaded here, None when it can."""
-    from lamella.core.errors import LamellaError
-    from lamella.engines.registry import load_engine
+    from importlib import import_module
 
+    from lamella.core.errors import LamellaError
+    from lamella.core.places import Places
+    from lamella.engines.registry import find_engine, load_engine
+    from lamella.isolation.environment import check
+
+    engine, places = find_engine(engine_id), Places.of_user()
     try:
-        load_engine(engine_id)
+        load_engine(engine_id, places)
+        for module in engine.needs:
+            import_module(module)
+        if engine.environment:
+            check(engine.environment, places)
     except LamellaError as error:
         return f"{error.message} ({error.hint})" if error.hint else error.message
     except (ImportError, OSError) as error:
@@ -75,6 +186,7 @@ def _document(engine: EngineDescriptor, availability: Availability) -> dict[str,
         "is_available": availability.is_available,
         "reason": availability.reason or None,
         "hint": availability.hint or None,
+        "environment": engine.environment or None,
         "axes": engine.axes,
         "produces": engine.produces,
         "devices": engine.devices,

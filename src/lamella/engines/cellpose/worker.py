@@ -9,6 +9,10 @@ Both versions are driven below ``eval``, which hides progress, guesses axes and,
 name, runs another model than the one asked for.
 """
 
+# What is imported here lies in the engine's environment, and `fail` never returns.
+# pyright: reportMissingImports=false, reportOptionalMemberAccess=false
+# pyright: reportPossiblyUnboundVariable=false
+
 from __future__ import annotations
 
 import pickle
