@@ -139,6 +139,20 @@ def test_a_lamella_model_becomes_a_model_folder(bring, server, places):
     assert bring(entry).was_here
 
 
+def test_a_licensed_lamella_model_is_not_loaded_unaccepted(bring, server, places):
+    from lamella.models.store import find_model, list_here
+
+    source = starter_folder() / "nuclei-2d"
+    server.files["n.zip"] = content = zipped({p.name: p.read_bytes() for p in source.iterdir()})
+    file = file_of("n.zip", content, server)
+    bring(entry_of(file, id="nuclei-2d", engine="lamella", must_accept=True), accepts_licence=True)
+    find_model("nuclei-2d", places)
+    (places.models / ".licences" / "nuclei-2d.json").unlink()
+    with pytest.raises(LicenceError):
+        find_model("nuclei-2d", places)
+    assert not next(model for model in list_here(places) if model.id == "nuclei-2d").is_accepted
+
+
 def test_a_lamella_model_of_another_id_is_refused(bring, server, places):
     source = starter_folder() / "nuclei-2d"
     content = zipped({path.name: path.read_bytes() for path in source.iterdir()})

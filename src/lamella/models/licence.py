@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lamella.core.errors import InputError, LamellaError, LicenceError
 from lamella.core.storage import storage_error
-from lamella.wire.record import AcceptanceDoc, ModelRecord
+from lamella.wire.record import AcceptanceDoc, ModelRecord, PulledDoc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,8 +42,8 @@ class Terms:
     must_accept: bool
 
     @classmethod
-    def of(cls, document: CatalogueEntry | ModelRecord) -> Terms:
-        """The terms of an entry or of a stored model."""
+    def of(cls, document: CatalogueEntry | ModelRecord | PulledDoc) -> Terms:
+        """The terms of an entry, of a stored model, or of where one came from."""
         return cls(
             model=document.id,
             version=document.version,

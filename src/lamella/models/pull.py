@@ -14,21 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.core.errors import DownloadError, LamellaError, ModelError, OutputExistsError
+from lamella.core.errors import DownloadError, LamellaError, OutputExistsError
 from lamella.core.storage import storage_error
-from lamella.models.archive import check_zip, unpack_zip
-from lamella.models.catalogue import CARD_NAME
+from lamella.models.assemble import Assembly
 from lamella.models.download import Fetched, TransferSettings, Watcher, fetch_file
 from lamella.models.first import FirstHashes
 from lamella.models.folder import ModelFolder
 from lamella.models.foreign import FILES_NAME, RECORD_NAME, read_record, verify_files
 from lamella.models.licence import Terms, accept, check_accepted
 from lamella.models.meter import Meter
-from lamella.models.record import record_of_entry
+from lamella.models.record import id_from_name
 from lamella.models.stored import (
     PULLED_NAME,
     appear,
@@ -41,7 +39,6 @@ from lamella.models.stored import (
     pulls_folder,
 )
 from lamella.wire.event import LogEvent, WarningEvent
-from lamella.wire.record import FileDoc, PulledDoc, PulledFileDoc
 
 if TYPE_CHECKING:
     from lamella.core.places import Places
@@ -193,6 +190,8 @@ class _Pull:
     def run(self) -> PullResult:
         """Fetch, unpack, check and name."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for killed in self._folder.glob("staging-*"):
+            discard(killed)
         first = FirstHashes(self._models, self._entry.id, self._entry.version)
         files = self._entry.files
         if not self._options.trusts_change:
@@ -201,9 +200,12 @@ class _Pull:
         self._check_space(files, parts)
         fetched = self._fetch(files, parts)
         unpublished = tuple(file.name for file in self._entry.files if file.sha256 is None)
+        assembly = Assembly(
+            self._entry, self._recognisers, self._catalogue, self._sink, self._options.free
+        )
         staging = new_staging(self._models, self._entry.id)
         try:
-            self._put_together(staging, parts, fetched)
+            assembly.put_together(staging, parts, fetched)
             appear(staging, self._target)
         finally:
             discard(staging)
@@ -230,7 +232,7 @@ class _Pull:
 
     def _part_of(self, file: DownloadDoc) -> Path:
         # By its hash: what came of another version is not gone on with.
-        mark = file.sha256[:12] if file.sha256 else f"v{self._entry.version or '0'}"
+        mark = file.sha256[:12] if file.sha256 else id_from_name(f"v{self._entry.version}")
         return self._folder / f"{file.name}.{mark}.part"
 
     def _check_space(self, files: Sequence[DownloadDoc], parts: Mapping[str, Path]) -> None:
@@ -263,11 +265,7 @@ class _Pull:
             )
             fetched[file.name] = self._fetch_one(file, part, watcher)
             if file.sha256 is None:
-                message = (
-                    f"nobody published the SHA-256 of {file.name}: it is believed as it came"
-                    f" ({fetched[file.name].sha256[:12]}...) and held to that from now on"
-                )
-                self._sink.emit(WarningEvent(code="hash_unpublished", message=message))
+                self._sink.emit(_unpublished(file.name, fetched[file.name]))
         return fetched
 
     def _fetch_one(self, file: DownloadDoc, part: Path, watcher: Watcher) -> Fetched:
@@ -310,108 +308,15 @@ class _Pull:
             mirrored += [f"{base}/{self._entry.id}/{file.name}", f"{base}/{file.name}"]
         return (*mirrored, *file.urls)
 
-    # --- the model ----------------------------------------------------------------------------
 
-    def _put_together(
-        self, staging: Path, parts: Mapping[str, Path], fetched: Mapping[str, Fetched]
-    ) -> None:
-        files = staging / FILES_NAME
-        files.mkdir()
-        documents: dict[str, FileDoc] = {}
-        for file in self._entry.files:
-            goal = files / file.folder if file.folder else files
-            goal.mkdir(parents=True, exist_ok=True)
-            prefix = f"{file.folder}/" if file.folder else ""
-            if file.unpack == "zip":
-                needed = check_zip(parts[file.name])
-                check_space(self._models, needed, self._options.free, what=file.name)
-                meter = Meter(self._sink, f"unpacking {file.name}", needed)
-
-                def told(done: int, total: int, meter: Meter = meter) -> None:
-                    self._sink.check()
-                    meter.tell(done, total)
-
-                unpacked = unpack_zip(parts[file.name], goal, on_bytes=told)
-                documents |= {prefix + name: document for name, document in unpacked.items()}
-            else:
-                # A second name for the same bytes where the file system has that: nothing to copy,
-                # and the part stays until the model has appeared.
-                _link_or_copy(parts[file.name], goal / file.name)
-                known = fetched[file.name]
-                documents[prefix + file.name] = FileDoc(sha256=known.sha256, n_bytes=known.n_bytes)
-        engine = self._entry.engine
-        if engine == "lamella" or (not engine and _card_folders(files)):
-            self._as_model_folder(staging, files)
-        else:
-            self._as_foreign(staging, files, documents)
-        pulled = PulledDoc(
-            id=self._entry.id,
-            version=self._entry.version,
-            catalogue=self._catalogue,
-            pulled_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            files={
-                name: PulledFileDoc(sha256=one.sha256, n_bytes=one.n_bytes, address=one.address)
-                for name, one in fetched.items()
-            },
-        )
-        (staging / PULLED_NAME).write_text(pulled.to_json(), encoding="utf-8")
-
-    def _as_model_folder(self, staging: Path, files: Path) -> None:
-        folders = _card_folders(files)
-        if len(folders) != 1:
-            raise ModelError(
-                f"what was pulled for {self._entry.id!r} holds no model folder with its"
-                f" {CARD_NAME}",
-                hint="tell whoever keeps the catalogue",
-            )
-        card = ModelFolder.open(folders[0]).card
-        if card.id != self._entry.id:
-            raise ModelError(
-                f"what was pulled as {self._entry.id!r} is a model called {card.id!r}",
-                hint=f"tell whoever keeps the catalogue; an address is pulled with --id {card.id}",
-            )
-        for path in list(folders[0].iterdir()):
-            path.rename(staging / path.name)
-        discard(files)
-
-    def _as_foreign(self, staging: Path, files: Path, documents: Mapping[str, FileDoc]) -> None:
-        entry, facts = self._recognised(files)
-        urls = [url for file in self._entry.files for url in file.urls[:1]]
-        record = record_of_entry(entry, facts, documents, source=" ".join(urls))
-        (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
-
-    def _recognised(self, files: Path) -> tuple[CatalogueEntry, Mapping[str, object]]:
-        """Return the entry with its engine, and what that says of the files."""
-        entry = self._entry
-        asked = [one for one in self._recognisers if entry.engine in ("", one.engine)]
-        for one in asked:
-            for root in _roots(files):
-                if one.recognise(root):
-                    return entry.model_copy(update={"engine": one.engine}), one.describe(root)
-        if asked or not entry.engine:
-            raise ModelError(
-                f"what was pulled for {entry.id!r} is no model of {entry.engine or 'any engine'}",
-                hint=f"expected {'; '.join(f'{one.engine}: {one.expected}' for one in asked)}",
-            )
-        return entry, {}
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    import shutil
-
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _card_folders(files: Path) -> list[Path]:
-    return [path for path in _roots(files) if (path / CARD_NAME).is_file()]
-
-
-def _roots(files: Path) -> list[Path]:
-    """Return what an engine may call its model: the folder, or a file or folder in it."""
-    return [files, *sorted(files.iterdir())]
+def _unpublished(name: str, fetched: Fetched) -> WarningEvent:
+    is_open = fetched.address.startswith("http://")
+    how = "over a connection without encryption, " if is_open else ""
+    return WarningEvent(
+        code="hash_unpublished",
+        message=f"nobody published the SHA-256 of {name}: it is believed as it came, {how}"
+        f"({fetched.sha256[:12]}...) and held to that from now on",
+    )
 
 
 def _verified_version(folder: Path) -> str:

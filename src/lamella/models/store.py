@@ -22,7 +22,7 @@ from lamella.core.places import Places
 from lamella.core.registry import nearest_names
 from lamella.models.catalogue import CARD_NAME, ModelEntry, list_models, read_entry
 from lamella.models.foreign import RECORD_NAME, find_foreign, read_record
-from lamella.models.licence import Terms, is_accepted
+from lamella.models.licence import Terms, check_accepted, is_accepted
 from lamella.models.stored import PULLED_NAME
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lamella.models.folder import ModelFolder
     from lamella.models.offer import Offers
     from lamella.wire.catalogue import CatalogueEntry
-    from lamella.wire.record import ModelRecord
+    from lamella.wire.record import ModelRecord, PulledDoc
 
 __all__ = [
     "ListedModel",
@@ -101,10 +101,15 @@ def find_model(id_or_path: str, places: Places | None = None) -> ModelFolder:
         UnknownModelError: no such id; the hint names the nearest ones and lists all.
         MissingPathError: a path where nothing is.
         ModelError: a folder that is no model, or a damaged one.
+        LicenceError: its licence has to be accepted first.
     """
     from lamella.models.folder import ModelFolder
 
-    return ModelFolder.open(find_entry(id_or_path, places).path)
+    entry = find_entry(id_or_path, places)
+    pulled = _pulled(entry.path)
+    if pulled is not None and places is not None:
+        check_accepted(Terms.of(pulled), places)
+    return ModelFolder.open(entry.path)
 
 
 def find_model_path(id_or_path: str, places: Places | None = None) -> Path:
@@ -151,7 +156,7 @@ def list_here(places: Places) -> tuple[ListedModel, ...]:
     What is broken stays listed, with the reason, because a model that vanishes in silence is looked
     for in vain.
     """
-    listed = [_of_folder(entry) for entry in list_models(places.models)]
+    listed = [_of_folder(entry, places) for entry in list_models(places.models)]
     listed += list(_foreign(places))
     order = {"user": 0, "starter": 1}
     return tuple(sorted(listed, key=lambda model: (order[model.origin], model.id)))
@@ -235,8 +240,8 @@ def _by_path(text: str) -> ModelEntry | None:
     )
 
 
-def _of_folder(entry: ModelEntry) -> ListedModel:
-    card = entry.card
+def _of_folder(entry: ModelEntry, places: Places) -> ListedModel:
+    card, pulled = entry.card, _pulled(entry.path)
     return ListedModel(
         id=entry.id,
         engine="lamella",
@@ -249,7 +254,9 @@ def _of_folder(entry: ModelEntry) -> ListedModel:
         path=entry.path,
         n_bytes=entry.n_bytes,
         is_link=entry.path.is_symlink(),
-        catalogue=_catalogue_of(entry.path),
+        must_accept=pulled is not None and pulled.must_accept,
+        is_accepted=pulled is None or is_accepted(Terms.of(pulled), places),
+        catalogue=pulled.catalogue if pulled is not None else "",
         problem=entry.problem,
     )
 
@@ -272,6 +279,7 @@ def _foreign(places: Places) -> Iterator[ListedModel]:
 def _of_record(record: ModelRecord, folder: Path, places: Places) -> ListedModel:
     from lamella.models.foreign import FILES_NAME
 
+    pulled = _pulled(folder)
     problem = ""
     if record.id != folder.name:
         problem = f"its folder is called {folder.name!r}, its record {record.id!r}"
@@ -292,7 +300,7 @@ def _of_record(record: ModelRecord, folder: Path, places: Places) -> ListedModel
         n_bytes=record.n_bytes,
         is_link=(folder / FILES_NAME).is_symlink()
         or any((folder / FILES_NAME / name).is_symlink() for name in record.files),
-        catalogue=_catalogue_of(folder),
+        catalogue=pulled.catalogue if pulled is not None else "",
         problem=problem,
     )
 
@@ -316,16 +324,15 @@ def _of_offer(entry: CatalogueEntry, catalogue: str, places: Places) -> ListedMo
     )
 
 
-def _catalogue_of(folder: Path) -> str:
+def _pulled(folder: Path) -> PulledDoc | None:
+    """Return where a model came from; None where it does not say."""
     from lamella.wire.record import PulledDoc
 
     path = folder / PULLED_NAME
-    if not path.is_file():
-        return ""
     try:
-        return PulledDoc.read(path).catalogue
+        return PulledDoc.read(path) if path.is_file() else None
     except (LamellaError, OSError):
-        return ""
+        return None
 
 
 def _size_of(model: ListedModel) -> str:

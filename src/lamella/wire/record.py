@@ -76,4 +76,9 @@ class PulledDoc(Document):
     version: str = ""
     catalogue: str = ""
     pulled_at: str
+    licence: str = ""
+    licence_url: str = ""
+    licence_text: str = ""
+    must_accept: bool = False
+    """Of the catalogue: a Lamella model's card says nothing of acceptance."""
     files: dict[str, PulledFileDoc]
