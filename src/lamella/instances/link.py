@@ -95,7 +95,7 @@ def link_slices(
             an array of the same shape.
         spacing: centre-to-centre distance, (z, y, x).
         options: what a link needs; default :class:`LinkOptions`.
-        slab_depth: slices a slab; default about 8 Mi voxels. The objects do not depend on it.
+        slab_depth: slices a slab; default about 4 Mi voxels. The objects do not depend on it.
         sink: for progress and cancellation.
 
     Raises:

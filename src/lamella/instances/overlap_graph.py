@@ -32,7 +32,7 @@ from lamella.volume.source import LazyArray
 
 __all__ = ["OverlapGraph", "as_unsigned", "build_overlap_graph", "n_workers", "slab_extents"]
 
-_SLAB_VOXELS = 2**23
+_SLAB_VOXELS = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def build_overlap_graph(
         labels: integers, 0 or more, (z, y, x); a label is one object within its slice.
         max_distance_z: longest distance in ranks that gets edges, 1 or more.
         min_share: overlaps below this share of the smaller section are left out.
-        slab_depth: slices to read at once; default about 8 Mi voxels. Changes nothing else.
+        slab_depth: slices to read at once; default about 4 Mi voxels. Changes nothing else.
         sink: for progress and cancellation.
 
     Raises:

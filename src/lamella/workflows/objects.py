@@ -1,8 +1,8 @@
 """From an engine's labels to the run's labels and its numbered objects, on disk all the way.
 
 What an engine found is cleaned (holes, small objects, all but the largest) and its objects are
-numbered. Components, sizes and filters go slab by slab in flat memory; only filling holes and the
-watershed need the whole volume at once, and are refused beforehand where it does not fit.
+numbered. Components, holes, sizes, filters and linking go slab by slab in flat memory; only the
+watershed needs the whole volume at once, and is refused beforehand where it does not fit.
 
 The engine's own labels are kept as ``engine.ome.zarr`` whenever the result differs from them, so a
 run that stops here goes on here.
@@ -10,7 +10,9 @@ run that stops here goes on here.
 
 import math
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ _SLAB_VOXELS = 2**24
 _DENSE_IDS = 2**26
 """Ids below this are looked up in a table of their own size."""
 _WHOLE_BYTES_PER_VOXEL = 24
-"""What filling holes or a watershed holds per voxel, all temporary arrays together."""
+"""What a watershed holds per voxel, all temporary arrays together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +81,13 @@ def check_memory(request: SegmentRequest, volume: Volume) -> None:
     Raises:
         InputError: with the numbers and a way out.
     """
-    needs = [
-        name
-        for name, is_asked in (
-            ("--instances watershed", request.instances == "watershed"),
-            ("--fill-holes", request.fill_holes),
-        )
-        if is_asked
-    ]
+    if request.instances != "watershed":
+        return
     n_bytes = _WHOLE_BYTES_PER_VOXEL * math.prod(volume.spatial_shape)
     available = available_bytes()
-    if needs and available is not None and n_bytes > available:
+    if available is not None and n_bytes > available:
         raise InputError(
-            f"{' and '.join(needs)} on {math.prod(volume.spatial_shape):.3g} voxels needs about"
+            f"--instances watershed on {math.prod(volume.spatial_shape):.3g} voxels needs about"
             f" {n_bytes / 1e9:.0f} GB of memory; {available / 1e9:.0f} GB are free",
             hint="use --instances components, which needs little memory, or a cropped input",
         )
@@ -114,6 +110,8 @@ def restore_engine_labels(folder: RunFolder) -> None:
     """Undo what an interrupted :func:`make_objects` left: the engine's labels are back in place."""
     with storage_errors(folder.path):
         _remove(folder.path / _STAGED)
+        for leftover in folder.path.glob(".holes-*.partial"):
+            _remove(leftover)
         _remove(folder.object_labels)
         if folder.engine_labels.exists():
             _remove(folder.labels)
@@ -144,39 +142,56 @@ def make_objects(
         RunCancelledError: when cancelled; the engine's labels stay.
         StorageError: when the disk is full.
     """
-    data: LazyArray = found.data
     linked = None
     if wants_linking(request, found, is_per_slice=is_per_slice):
         _remove(folder.path / _STAGED)
         linked = link_labels(folder.path / _STAGED, found, request.linking, sink)
-        data, columns = linked.store.array, linked.columns
-    if request.fill_holes:
-        from lamella.instances import fill_holes
+    with ExitStack() as stack:
+        data: LazyArray = found.data if linked is None else linked.store.array
+        if request.fill_holes:
+            data = stack.enter_context(_without_holes(folder, data, sink))
+        numbered = _number(folder, request, found, data, sink)
+        if linked is not None and not request.fill_holes:
+            numbered = replace(numbered, staged=linked.store)
+        objects, old = _finished(folder, request, found, data, numbered, sink)
+    if linked is not None:
+        objects, columns = replace(objects, linking=linked.facts), linked.columns
+    if not found.is_instance or not columns:
+        return objects
+    if old is None:
+        return replace(objects, columns=dict(columns))
+    return replace(objects, columns={name: _renumbered(v, old) for name, v in columns.items()})
 
-        sink.check()
-        data = fill_holes(np.asarray(data[...]))
-    numbered = _number(folder, request, found, data, sink)
-    if linked is not None and not request.fill_holes:
-        numbered = replace(numbered, staged=linked.store)
+
+@contextmanager
+def _without_holes(folder: RunFolder, data: LazyArray, sink: ProgressSink) -> Iterator[LazyArray]:
+    """Labels with their holes filled, lazy, in flat memory; scratch files beside the labels."""
+    from lamella.instances import CleanOptions, clean_labels
+
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".holes-", suffix=".partial") as made:
+        yield clean_labels(data, CleanOptions(fill_holes=True), scratch=made, sink=sink)
+
+
+def _finished(
+    folder: RunFolder,
+    request: SegmentRequest,
+    found: Labels,
+    data: LazyArray,
+    numbered: "_Numbered",
+    sink: ProgressSink,
+) -> tuple[ObjectSet, NDArray[Any] | None]:
+    """Objects on disk, and the ids that they had before; None where those stay."""
     kept = _kept_ids(request, numbered, found, sink)
-    is_split = numbered.is_split
-    is_changed = request.fill_holes or is_split or not kept.keeps_all
+    is_changed = request.fill_holes or numbered.is_split or not kept.keeps_all
     if not is_changed and numbered.ids is None:
         total = _count_voxels(found.data, sink)
-        return ObjectSet(found, None, None, len(total.ids), total.max_id, total.n_voxels)
+        return ObjectSet(found, None, None, len(total.ids), total.max_id, total.n_voxels), None
     if not is_changed and numbered.staged is None:
         # The engine's own instances, untouched.
         counts = kept.counts
-        return ObjectSet(
-            found, found, None, kept.n_kept, counts.max_id, counts.n_voxels, dict(columns or {})
-        )
+        return ObjectSet(found, found, None, kept.n_kept, counts.max_id, counts.n_voxels), None
     objects = _store(folder, found, data, numbered, kept, sink)
-    if linked is not None:
-        objects = replace(objects, linking=linked.facts)
-    if not found.is_instance or not columns:
-        return objects
-    old = kept.counts.ids[kept.is_kept]
-    return replace(objects, columns={name: _renumbered(v, old) for name, v in columns.items()})
+    return objects, kept.counts.ids[kept.is_kept]
 
 
 def _renumbered(values: NDArray[Any], old: NDArray[Any]) -> NDArray[np.float64]:
