@@ -137,7 +137,7 @@ class TestRefusals:
     def test_weights_are_no_task(self, described):
         with pytest.raises(InputError, match="not a task") as caught:
             find_model("Dataset030_vessels_3subj", described)
-        assert "vessels" in caught.value.hint
+        assert "totalsegmentator:vessels" in caught.value.hint
 
     def test_no_environment_names_the_command_that_makes_it(self, tmp_path):
         with pytest.raises(MissingDependencyError) as caught:

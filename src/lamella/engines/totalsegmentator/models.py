@@ -251,13 +251,20 @@ def _tasks_with(package: Package, numbers: set[int]) -> list[str]:
 
 
 def _refuse_weights(name: str, package: Package) -> None:
-    number = dataset_id(Path(name).name)
+    """Weights are stored dataset by dataset, and several tasks may use one: a task is needed."""
+    known = {folder.lower(): number for number, folder in package.folders.items()}
+    number = dataset_id(Path(name).name) or known.get(Path(name).name.lower())
     if number is None:
         return
-    tasks = _tasks_with(package, {number})
+    uses = [
+        f"{_ENGINE}:{task.name}" + ("" if mode == "default" else f":{mode}")
+        for _, task in sorted(package.tasks.items())
+        for mode in task.modes
+        if number in task.stages(mode)[-1].datasets
+    ]
     raise InputError(
         f"{name} is a set of weights, not a task",
-        hint=f"name a task that uses it: {', '.join(tasks)}" if tasks else "name a task",
+        hint=f"use it with --model {' or '.join(uses)}" if uses else "name a task",
     )
 
 
