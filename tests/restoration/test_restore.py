@@ -121,25 +121,23 @@ def test_a_clean_image_is_left_as_it_is(tmp_path, clean_images):
 
 
 def test_memory_does_not_grow_with_depth(tmp_path):
-    def peak(depth, options):
-        plane = noisy_volume((1, 96, 96)).load()[0].astype(np.float32)
+    plane = noisy_volume((1, 160, 160)).load()[0].astype(np.float32)
+    options = RestoreOptions(mode="deblur", psf_sigma=Spacing((1, 1, 1), "voxel"), dimensions="2")
 
-        def read(slices):
-            n = slices[0].stop - slices[0].start
-            return np.repeat(plane[None], n, axis=0)[(slice(None), *slices[1:])]
+    def read(slices):
+        n = slices[0].stop - slices[0].start
+        return np.repeat(plane[None], n, axis=0)[(slice(None), *slices[1:])]
 
-        lazy = FunctionArray((depth, 96, 96), np.float32, read)
-        volume = Volume.from_array(lazy, spacing=(1, 1, 1), unit="nm")
+    def peak(depth):
+        volume = Volume.from_array(FunctionArray((depth, 160, 160), np.float32, read))
         tracemalloc.start()
         restore_volume(volume, options, scratch=tmp_path / "raw")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
 
-    slices = RestoreOptions(mode="denoise", method="non_local_means", dimensions="2")
-    blur = RestoreOptions(mode="deblur", psf_sigma=Spacing((1, 1, 1), "voxel"), dimensions="2")
-    for options in (slices, blur):
-        assert peak(96, options) < 1.25 * peak(32, options)
+    peak(4)  # what is imported on the way counts once
+    assert peak(96) < 1.2 * peak(24)
 
 
 @pytest.mark.parametrize(

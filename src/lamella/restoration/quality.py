@@ -67,7 +67,7 @@ _SMOOTHED_NOISE = 0.5 / math.sqrt(math.pi) / _SMOOTHING
 """White noise after a Gaussian of that sigma, relative to before."""
 _RANGE_OF_NOISE = 4.653
 """p99 - p1 of Gaussian noise, in standard deviations."""
-_MAX_PAIRS = 2**19
+_MAX_PAIRS = 2**18
 _N_ROWS = 8
 _MAX_LAYERS = 512
 _BRIGHT = 0.75

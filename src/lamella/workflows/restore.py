@@ -30,7 +30,14 @@ from lamella.wire.request import RestoreDoc, SegmentRequest
 from lamella.workflows.fingerprint import voxel_sha256
 from lamella.workflows.run_folder import RunFolder, write_bytes, write_text
 
-__all__ = ["RESTORED_NAME", "RestoreJob", "options_of", "restore_file", "restore_for_run"]
+__all__ = [
+    "RESTORED_NAME",
+    "RestoreJob",
+    "check_restoration",
+    "options_of",
+    "restore_file",
+    "restore_for_run",
+]
 
 RESTORED_NAME = "restored.ome.zarr"
 _RECORD_NAME = "restoration.json"
@@ -105,6 +112,21 @@ def restore_file(
     if job.record is not None:
         write_text(job.record, _json(record))
     return record
+
+
+def check_restoration(request: SegmentRequest, volume: Volume, places: Places) -> None:
+    """Refuse a request whose restoration cannot be done, before anything is written.
+
+    Raises:
+        InputError: for options that contradict each other, and images that cannot be restored.
+        MissingDependencyError: for a method that is not installed.
+    """
+    if request.restore is None:
+        return
+    options = options_of(request.restore, seed=request.seed, device=request.device)
+    check_available(options, places)
+    if options.mode != "none":
+        check_restorable(volume)
 
 
 def restore_for_run(

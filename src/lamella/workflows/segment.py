@@ -104,6 +104,7 @@ def segment(
     _check_export(options, request)
     prepared = prepare(request, volume, listener, places=options.places)
     check_disk(prepared.volume, folder.path)
+    _check_restoration(prepared, options)
     was_there = folder.path.exists()
     try:
         with folder.locked():
@@ -197,6 +198,16 @@ def _check_export(options: RunOptions, request: SegmentRequest) -> None:
         )
 
 
+def _check_restoration(prepared: Prepared, options: RunOptions) -> None:
+    """Refuse a restoration that cannot be done here; it is never skipped."""
+    if prepared.request.restore is None:
+        return
+    from lamella.workflows.restore import check_restoration
+
+    places = options.places or Places.of_user()
+    check_restoration(prepared.request, prepared.volume, places)
+
+
 def _export_finished(folder: RunFolder, manifest: RunManifest, options: RunOptions) -> Run:
     """Nothing to do but, perhaps, to write the labels once more."""
     run = Run(folder.path, manifest, was_finished=True)
@@ -254,7 +265,9 @@ class _Session:
                 self.recorder.emit(LogEvent(message=note.message))
             else:
                 self.recorder.warn(note.code, note.message)
-        self.seen = self._timed("restore", self._restored)
+        self.seen = self.prepared.volume
+        if self.prepared.request.restore is not None:
+            self.seen = self._timed("restore", self._restored)
         record = self._timed("engine", self._engine)
         objects = self._timed("objects", lambda: self._objects(record))
         table = self._timed("measure", lambda: self._measure(objects, record))
@@ -298,8 +311,6 @@ class _Session:
 
     def _restored(self) -> Volume:
         """What the engine sees; measurements and the report keep to the image as it came."""
-        if self.prepared.request.restore is None:
-            return self.prepared.volume
         from lamella.workflows.restore import restore_for_run
 
         places = self.options.places or Places.of_user()
