@@ -4,6 +4,8 @@
 PYTHON ?= python3
 DEMO_ENV := .venv-base
 TEST_ENV := .venv
+# Environments of the engines that run in processes of their own.
+ENGINES := .engines
 TOOLS := .tools
 # An installed uv is used as it is; otherwise one is put into a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),$(TOOLS)/bin/uv)
@@ -16,8 +18,8 @@ BIN := $(TEST_ENV)/bin
 demo: $(DEMO_ENV)/.ready  ## install the base (no torch) and run the main job on a built-in volume
 	$(DEMO_ENV)/bin/lamella demo --output lamella-demo
 
-test: $(TEST_ENV)/.ready  ## install everything and run every test
-	$(BIN)/python -m pytest
+test: $(ENGINES)/.ready  ## install everything and run every test
+	LAMELLA_TEST_ENVIRONMENTS=$(CURDIR)/$(ENGINES) $(BIN)/python -m pytest
 
 check: $(TEST_ENV)/.ready  ## formatting, lint, types, import directions; under a minute
 	$(BIN)/ruff format --check .
@@ -58,5 +60,9 @@ $(TEST_ENV)/.ready: requirements/all.txt pyproject.toml | $(filter $(TOOLS)/bin/
 	$(UV) pip install $(UVFLAGS) --python $(BIN)/python --no-deps --editable .
 	touch $@
 
+$(ENGINES)/.ready: $(TEST_ENV)/.ready $(wildcard src/lamella/isolation/locks/*.txt)
+	LAMELLA_ENVIRONMENTS=$(CURDIR)/$(ENGINES) $(BIN)/lamella engines install --all-isolated --quiet
+	touch $@
+
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(TOOLS) site lamella-demo
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(ENGINES) $(TOOLS) site lamella-demo
