@@ -65,6 +65,7 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("engines", "List what can segment here, or why it cannot."),
         ),
         "Training data": (
+            ("dataset", "Write images and labels as training data of nnU-Net."),
             ("labelme", "Turn Labelme drawings into label images."),
             ("cellmap", "CellMap challenge: look at data, score, submit."),
         ),

@@ -285,7 +285,7 @@ def theirs(folders, image, spacing, *, tta=False, previous=None, exact=False, **
             predictor = kind(
                 use_mirroring=tta, device=torch.device("cpu"), allow_tqdm=False, **options
             )
-            predictor.initialize_from_trained_model_folder(str(folder), None)
+            initialise(predictor, folder)
             given = None if previous is None else previous[None]
             labels = predictor.predict_single_npy_array(
                 image,
@@ -299,6 +299,36 @@ def theirs(folders, image, spacing, *, tta=False, previous=None, exact=False, **
         return np.asarray(
             predictor.label_manager.convert_probabilities_to_segmentation(np.mean(shares, axis=0))
         )
+
+
+def initialise(predictor, folder):
+    """What ``initialize_from_trained_model_folder`` does, without importing every trainer."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(str(folder / "plans.json"))
+    dataset = json.loads((folder / "dataset.json").read_text())
+    paths = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+    checkpoints = [torch.load(path, weights_only=False) for path in paths]
+    settings = plans.get_configuration(checkpoints[0]["init_args"]["configuration"])
+    network = get_network_from_plans(
+        settings.network_arch_class_name,
+        settings.network_arch_init_kwargs,
+        settings.network_arch_init_kwargs_req_import,
+        determine_num_input_channels(plans, settings, dataset),
+        plans.get_label_manager(dataset).num_segmentation_heads,
+        deep_supervision=False,
+    )
+    predictor.manual_initialization(
+        network,
+        plans,
+        settings,
+        [one["network_weights"] for one in checkpoints],
+        dataset,
+        "nnUNetTrainer",
+        checkpoints[0]["inference_allowed_mirroring_axes"],
+    )
 
 
 def exact_predictor():
