@@ -76,6 +76,13 @@ class WildServer:
         self._released.wait(seconds)
 
 
+_WORDS = {
+    "compressed": {"Content-Encoding": "gzip"},
+    "page": {"Content-Type": "text/html; charset=utf-8"},
+}
+"""What a reply says of itself on some days."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     server_of_tests: WildServer
     protocol_version = "HTTP/1.1"
@@ -115,8 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not own.can_range or fault.kind == "no_range":
             asked, start = "", 0
         headers = {"ETag": tag} if own.has_etag else {}
-        if fault.kind == "page":
-            headers["Content-Type"] = "text/html; charset=utf-8"
+        headers |= _WORDS.get(fault.kind, {})
         if asked and start >= len(content):
             headers |= {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"}
             self._head(sent, 416, headers)

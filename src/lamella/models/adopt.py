@@ -272,13 +272,13 @@ class _Import:
         known += [(one.engine, one.expected) for one in self.recognisers]
         if self.options.engine is not None:
             known = [pair for pair in known if pair[0] == self.options.engine]
-        told = "; ".join(f"{engine}: {text}" for engine, text in known)
+        told = "".join(f"\n  {engine}: {text}" for engine, text in known)
         if self.options.engine is None:
-            told += "; name an --engine to hear what it misses"
+            told += "\nname an --engine to hear what it misses"
         is_file = path.is_file() or not any(path.iterdir())
         here = "" if is_file else f" (it holds {', '.join(few_names(path))})"
         return ModelError(
-            f"{name} is no model that can be run here{here}", hint=f"expected: {told}"
+            f"{name} is no model that can be run here{here}", hint=f"expected one of these:{told}"
         )
 
     # --- names --------------------------------------------------------------------------------
