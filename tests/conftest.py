@@ -13,7 +13,15 @@ from lamella.volume import Volume
 
 # Contract suites live in the package: their asserts are explained as those in tests are.
 pytest.register_assert_rewrite(
-    "lamella.testing.io", "lamella.testing.io_reader", "lamella.testing.engine"
+    "lamella.testing.io",
+    "lamella.testing.io_reader",
+    "lamella.testing.engine",
+    "lamella.testing.isolated",
+)
+
+# Engines that live apart: where `make test` (or a developer) has put their environments.
+os.environ["LAMELLA_ENVIRONMENTS"] = os.environ.get(
+    "LAMELLA_TEST_ENVIRONMENTS", str(Path(__file__).resolve().parents[1] / ".engines")
 )
 
 _SLOW_OK = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
