@@ -123,25 +123,39 @@ class Assembly:
         discard(files)
 
     def _as_foreign(self, staging: Path, files: Path, documents: Mapping[str, FileDoc]) -> None:
-        entry, facts = self._recognised(files)
+        entry, facts, root = self._recognised(files)
+        if root.is_dir() and root != files and len(list(files.iterdir())) == 1:
+            # A zip packs a model as one folder: for its engine, that folder is the model.
+            documents = _hoisted(files, root, documents)
         urls = [url for file in self.entry.files for url in file.urls[:1]]
         record = record_of_entry(entry, facts, documents, source=" ".join(urls))
         (staging / RECORD_NAME).write_text(record.to_json(), encoding="utf-8")
 
-    def _recognised(self, files: Path) -> tuple[CatalogueEntry, Mapping[str, object]]:
-        """Return the entry with its engine, and what that says of the files."""
+    def _recognised(self, files: Path) -> tuple[CatalogueEntry, Mapping[str, object], Path]:
+        """Return the entry with its engine, what that says of the model, and where that lies."""
         entry = self.entry
         asked = [one for one in self.recognisers if entry.engine in ("", one.engine)]
         for one in asked:
             for root in _roots(files):
                 if one.recognise(root):
-                    return entry.model_copy(update={"engine": one.engine}), one.describe(root)
+                    named = entry.model_copy(update={"engine": one.engine})
+                    return named, one.describe(root), root
         if asked or not entry.engine:
             raise ModelError(
                 f"what was pulled for {entry.id!r} is no model of {entry.engine or 'any engine'}",
                 hint=f"expected {'; '.join(f'{one.engine}: {one.expected}' for one in asked)}",
             )
-        return entry, {}
+        return entry, {}, files
+
+
+def _hoisted(files: Path, root: Path, documents: Mapping[str, FileDoc]) -> dict[str, FileDoc]:
+    """Make the one folder in ``files`` be ``files``; return the documents by their new paths."""
+    name = root.name
+    aside = files.with_name("hoisted")
+    root.rename(aside)
+    files.rmdir()
+    aside.rename(files)
+    return {path.removeprefix(f"{name}/"): document for path, document in documents.items()}
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

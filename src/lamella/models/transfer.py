@@ -268,7 +268,9 @@ def _translated(error: Exception) -> TransferError:
         cause = cause.reason
     if isinstance(cause, ssl.SSLCertVerificationError):
         return TransferError(
-            f"its certificate cannot be trusted ({cause.verify_message})", is_lasting=True
+            f"its certificate cannot be trusted ({cause.verify_message}); where an institute signs"
+            " its own, SSL_CERT_FILE names the certificates to trust",
+            is_lasting=True,
         )
     if isinstance(cause, TimeoutError):
         return TransferError("the server fell silent")
