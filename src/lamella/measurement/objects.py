@@ -305,7 +305,7 @@ class _Accumulator:
 
     def _intensities(
         self, order: NDArray[np.int64], voxels: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Any]:
         """Mean, population standard deviation and extremes."""
         from lamella.measurement.runs import DIFFERENCE, HIGHEST, LOWEST, SHIFT, SQUARES
 

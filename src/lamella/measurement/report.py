@@ -15,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.measurement.report_chart import Histogram, short_number, size_histogram
+from lamella.measurement.report_confidence import (
+    class_confidence,
+    least_certain,
+    object_confidence,
+)
 from lamella.measurement.report_html import Column, LegendEntry, Page, Picture, render_page
 from lamella.measurement.report_projection import draw_projection
 from lamella.measurement.report_slices import OrthoView, Palette, draw_ortho, encode_png
@@ -47,6 +52,7 @@ class ReportSource:
         labels: the result.
         table: its objects, or its classes where ``is_per_class``.
         image: intensities on the same grid; None when there are none to show.
+        ids: ids of the objects on the same grid, for pictures of single ones; None for none.
         is_per_class: whether a row of ``table`` is a whole class.
         facts: shown on top.
         warnings: shown before everything else.
@@ -60,6 +66,7 @@ class ReportSource:
     labels: Labels
     table: ObjectTable
     image: Volume | None = None
+    ids: Labels | None = None
     is_per_class: bool = False
     facts: Sequence[Fact] = ()
     warnings: Sequence[str] = ()
@@ -88,6 +95,7 @@ def make_report(source: ReportSource) -> ReportFiles:
     classes = _class_columns(source)
     order = _largest_first(source.table)
     objects = () if source.is_per_class else _object_columns(source, order)
+    gallery = least_certain(table=source.table, ids=source.ids, image=source.image)
     page = Page(
         title=source.title,
         lead=source.lead,
@@ -98,13 +106,17 @@ def make_report(source: ReportSource) -> ReportFiles:
         legend=_legend(source),
         projection=None if projection is None else _space(projection),
         histogram=None if histogram is None else (histogram, _size_label(source.table)),
+        gallery=gallery.cards,
+        gallery_title=gallery.title,
+        gallery_note=gallery.note,
         classes=classes,
         objects=objects,
         objects_note=_objects_note(source, len(order)),
         manifest=source.manifest,
         footer=source.footer,
     )
-    return ReportFiles(render_page(page), _as_json(source, view, histogram, classes, objects))
+    text = _as_json(source, view, histogram, classes, objects, least=gallery.ids)
+    return ReportFiles(render_page(page), text)
 
 
 def overview_png(image: Volume | None, labels: Labels) -> bytes:
@@ -197,7 +209,7 @@ def _class_columns(source: ReportSource) -> tuple[Column, ...]:
             Column("median size", [float(np.median(table.volume[own])) for own in rows], unit),
             Column("at the border", [int(table.touches_border[own].sum()) for own in rows]),
         ]
-    return tuple(columns)
+    return (*columns, *class_confidence(table, values))
 
 
 def _object_columns(source: ReportSource, order: NDArray[np.intp]) -> tuple[Column, ...]:
@@ -234,7 +246,7 @@ def _object_columns(source: ReportSource, order: NDArray[np.intp]) -> tuple[Colu
     ]
     if table.intensity_mean is not None:
         columns.append(Column("intensity", _floats(table.intensity_mean, order), "mean"))
-    return tuple(columns)
+    return (*columns, *object_confidence(table, order))
 
 
 def _class_name(source: ReportSource, value: int) -> str:
@@ -284,8 +296,10 @@ def _as_json(
     histogram: Histogram | None,
     classes: Sequence[Column],
     objects: Sequence[Column],
+    *,
+    least: Sequence[int],
 ) -> str:
-    document = {
+    document: dict[str, Any] = {
         "format_version": 1,
         "title": source.title,
         "facts": {fact.name: " ".join((fact.value, fact.detail)).strip() for fact in source.facts},
@@ -304,6 +318,12 @@ def _as_json(
         "largest_objects": _rows(objects),
         "objects_csv": source.csv_name,
     }
+    if source.table.confidence:
+        document["confidence"] = {
+            "measures": list(source.table.confidence),
+            "is_calibrated": bool(source.table.is_calibrated),
+            "least_certain_ids": list(least),
+        }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

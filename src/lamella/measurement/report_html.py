@@ -15,7 +15,7 @@ from typing import Any
 
 from lamella.measurement.report_chart import Histogram, draw_histogram, short_number
 
-__all__ = ["Column", "LegendEntry", "Page", "Picture", "render_page"]
+__all__ = ["Card", "Column", "LegendEntry", "Page", "Picture", "render_page"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,14 @@ class Picture:
     png: bytes
     caption: str
     alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A picture of one object and a share of 0..1, drawn as a bar."""
+
+    picture: Picture
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,14 @@ class Column:
         values: one per row; numbers are set to the right and sorted by value.
         unit: written small below the title.
         colors: RGB per row for a swatch before the value.
+        is_share: whether the values are shares of 0..1, drawn as bars.
     """
 
     title: str
     values: Sequence[Any]
     unit: str = ""
     colors: Sequence[tuple[int, int, int]] | None = None
+    is_share: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -72,6 +82,9 @@ class Page:
         legend: colours in the pictures.
         projection: the labels in space.
         histogram: of sizes, with the label of its axis.
+        gallery: objects worth a look.
+        gallery_title: of the gallery.
+        gallery_note: how to read it.
         classes: table of classes.
         objects: table of objects.
         objects_note: how many of how many, where the rest is.
@@ -88,6 +101,9 @@ class Page:
     legend: Sequence[LegendEntry] = ()
     projection: Picture | None = None
     histogram: tuple[Histogram, str] | None = None
+    gallery: Sequence[Card] = ()
+    gallery_title: str = ""
+    gallery_note: str = ""
     classes: Sequence[Column] = ()
     objects: Sequence[Column] = ()
     objects_note: str = ""
@@ -104,6 +120,7 @@ def render_page(page: Page) -> str:
             _warnings(page.warnings),
             _slices(page),
             _space_and_sizes(page),
+            _gallery(page),
             _table_section("Classes", page.classes),
             _table_section("Objects", page.objects, page.objects_note, is_tall=True),
             _manifest(page.manifest),
@@ -217,8 +234,28 @@ def _cell(column: Column, row: int) -> str:
         return f'<td class="text">{swatch}{_text(value)}</td>'
     if value is None or not math.isfinite(value):
         return '<td data-value=""></td>'
+    if column.is_share:
+        return f'<td data-value="{value!r}">{_bar(value)}{value:.2f}</td>'
     text = f"{value:,}" if isinstance(value, int) else short_number(value)
     return f'<td data-value="{value!r}">{swatch}{text}</td>'
+
+
+def _bar(share: float) -> str:
+    width = 100.0 * min(1.0, max(0.0, share))
+    return f'<span class="share"><i style="width: {width:.1f}%"></i></span>'
+
+
+def _gallery(page: Page) -> str:
+    if not page.gallery:
+        return ""
+    cards = "".join(
+        f"<li>{_figure(card.picture)}<p>{_bar(card.share)}<b>{card.share:.2f}</b></p></li>"
+        for card in page.gallery
+    )
+    return (
+        f'<section><h2>{_text(page.gallery_title)}</h2><ul class="gallery">{cards}</ul>'
+        f'<p class="note">{_text(page.gallery_note)}</p></section>'
+    )
 
 
 def _figure(picture: Picture) -> str:

@@ -31,9 +31,11 @@ __all__ = [
     "Palette",
     "best_position",
     "contrast_limits",
+    "draw_grey",
     "draw_ortho",
     "encode_png",
     "nice_length",
+    "outline_of",
 ]
 
 Rgb = NDArray[np.uint8]
@@ -156,7 +158,7 @@ def draw_ortho(image: Volume | None, labels: Labels, *, width_px: int = 620) -> 
         if plane.is_transposed_in(layout):
             values = values.T
             pixels = None if pixels is None else pixels.T
-        grey = _grey(pixels, size, limits)
+        grey = draw_grey(pixels, size, limits)
         drawn.append(_Panel(grey, _overlay(grey, values, palette)))
     view = OrthoView(
         np.zeros((*layout.canvas, 4), np.uint8), np.zeros((*layout.canvas, 4), np.uint8), position
@@ -350,8 +352,16 @@ def _in_plane(shape: tuple[int, ...], plane: _Plane) -> tuple[int, ...]:
 # --- Drawing ------------------------------------------------------------------------------------
 
 
-def _grey(plane: NDArray[Any] | None, size: tuple[int, int], limits: tuple[float, float]) -> Rgb:
-    """A plane as grey RGB of ``size``; shrunk by averaging, enlarged linearly."""
+def draw_grey(
+    plane: NDArray[Any] | None, size: tuple[int, int], limits: tuple[float, float]
+) -> Rgb:
+    """A plane as grey RGB of ``size``; shrunk by averaging, enlarged linearly.
+
+    Args:
+        plane: intensities, (rows, columns); a plain grey where None.
+        size: rows and columns of the picture.
+        limits: intensities drawn black and white.
+    """
     from PIL import Image
 
     if plane is None:
@@ -370,7 +380,7 @@ def _overlay(grey: Rgb, values: NDArray[Any], palette: Palette) -> Rgb:
     size = grey.shape[:2]
     if values.shape[0] * values.shape[1] < size[0] * size[1]:
         values = values[_nearest(values.shape[0], size[0])][:, _nearest(values.shape[1], size[1])]
-    alpha = np.where(values != 0, np.where(_outline(values), _LINE_ALPHA, _FILL_ALPHA), 0.0)
+    alpha = np.where(values != 0, np.where(outline_of(values), _LINE_ALPHA, _FILL_ALPHA), 0.0)
     color = palette.paint(values).astype(np.float32)
     # Premultiplied, so that shrinking mixes colours by what they cover.
     weighted = np.concatenate([color * alpha[..., None], alpha[..., None] * 255], axis=2)
@@ -379,7 +389,7 @@ def _overlay(grey: Rgb, values: NDArray[Any], palette: Palette) -> Rgb:
     return np.rint(np.clip(blended, 0, 255)).astype(np.uint8)
 
 
-def _outline(values: NDArray[Any]) -> NDArray[np.bool_]:
+def outline_of(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Voxels with another value beside them (4 neighbours)."""
     edge = np.zeros(values.shape, bool)
     down = values[1:] != values[:-1]

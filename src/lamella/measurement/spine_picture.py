@@ -114,7 +114,8 @@ def draw_spine(
         for k in range(len(vertebrae)):
             _cross(draw, *panel.place(k))
     draw.text((_MARGIN, 11), title, font=_font(17), fill=_TEXT)
-    _foot(draw, lines, _HEADER + first.picture.shape[0] + 10)
+    top = _HEADER + first.picture.shape[0] + 10
+    _foot(draw, lines, top, has_image=image is not None)
     return np.asarray(canvas)
 
 
@@ -256,13 +257,15 @@ def _scale_bar(draw: Any, panel: _Panel, pixels_per_mm: float) -> None:
     )  # fmt: skip
 
 
-def _foot(draw: Any, lines: Sequence[tuple[str, bool]], top: int) -> None:
+def _foot(draw: Any, lines: Sequence[tuple[str, bool]], top: int, *, has_image: bool) -> None:
     for k, (line, is_first) in enumerate(lines):
         y = top + k * _LINE
         if is_first:
             draw.text((_MARGIN, y), "!", font=_font(14), fill=_ALARM)
         draw.text((_MARGIN + 14, y), line, font=_font(13), fill=_ALARM)
-    text = "Brightest values within 14 mm of the spine's curve. Research use only."
+    text = "Research use only."
+    if has_image:
+        text = f"Brightest values within 14 mm of the spine's curve. {text}"
     draw.text((_MARGIN, top + len(lines) * _LINE + 4), text, font=_font(12), fill=_FAINT)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from lamella.core.errors import EngineError
 from lamella.core.progress import ProgressSink
 from lamella.io.format import storage_errors
+from lamella.measurement.report_confidence import DOUBTS
 from lamella.volume.labels import Labels
 from lamella.wire.document import JsonValue
 from lamella.workflows.engine_result import ConfidenceFact
@@ -21,7 +22,7 @@ from lamella.workflows.engine_result import ConfidenceFact
 if TYPE_CHECKING:
     from lamella.measurement import ObjectTable
 
-__all__ = ["add_confidence", "confidence_fact", "confidence_sentence", "open_maps"]
+__all__ = ["add_confidence", "confidence_fact", "confidence_sentence", "middle_of", "open_maps"]
 
 CALIBRATED = "calibrated on held-out data"
 UNCALIBRATED = "uncalibrated: it ranks objects, it is no probability of being right"
@@ -116,16 +117,26 @@ def confidence_sentence(document: dict[str, JsonValue]) -> str:
         ...     "objects": {"margin": {"lowest": 0.21, "median": 0.9, "highest": 1.0}}})
         'margin 0.90 in the middle, 0.21 for the least sure object (uncalibrated)'
     """
+    name, middle = middle_of(document)
+    objects = document.get("objects")
+    if middle is None or not isinstance(objects, dict):
+        return "no objects to tell of"
+    values = objects[name]
+    assert isinstance(values, dict), "written by confidence_fact"
+    worst = values["highest" if name in DOUBTS else "lowest"]
+    word = "calibrated" if document.get("is_calibrated") else "uncalibrated"
+    return (
+        f"{name} {middle:.2f} in the middle, {float(str(worst)):.2f} for the least sure object"
+        f" ({word})"
+    )
+
+
+def middle_of(document: dict[str, JsonValue]) -> tuple[str, float | None]:
+    """The measure people are told first, and its median over all objects; None without objects."""
     objects = document.get("objects")
     if not isinstance(objects, dict) or not objects:
-        return "no objects to tell of"
+        return "", None
     name = "margin" if "margin" in objects else next(iter(objects))
     values = objects[name]
     assert isinstance(values, dict), "written by confidence_fact"
-    is_best_low = name in ("entropy", "tta_spread", "flow_error")
-    worst = values["highest" if is_best_low else "lowest"]
-    word = "calibrated" if document.get("is_calibrated") else "uncalibrated"
-    return (
-        f"{name} {float(str(values['median'])):.2f} in the middle, {float(str(worst)):.2f} for the"
-        f" least sure object ({word})"
-    )
+    return name, float(str(values["median"]))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from lamella.measurement.report import Fact, ReportSource, make_report, percent
 from lamella.volume.volume import Volume
+from lamella.wire.document import JsonValue
 from lamella.wire.manifest import RunManifest
+from lamella.workflows.confidence import middle_of
 from lamella.workflows.measure import shown_image
 from lamella.workflows.objects import ObjectSet
 from lamella.workflows.run_folder import RunFolder, write_text
@@ -44,6 +46,7 @@ def write_run_report(
         labels=objects.labels,
         table=table,
         image=shown_image(image),
+        ids=objects.ids,
         is_per_class=objects.ids is None,
         facts=_facts(manifest, objects),
         warnings=[note.message for note in manifest.warnings],
@@ -99,6 +102,8 @@ def _facts(manifest: RunManifest, objects: ObjectSet) -> list[Fact]:
     else:
         facts.append(Fact("Classes found", str(objects.n_objects)))
     facts.append(Fact("Foreground", percent(share), f"{labels.n_foreground_voxels:,} voxels"))
+    if manifest.confidence is not None:
+        facts.append(_confidence(manifest.confidence))
     facts.append(_time(manifest))
     runtime = manifest.runtime
     if runtime is not None:
@@ -112,6 +117,13 @@ def _facts(manifest: RunManifest, objects: ObjectSet) -> list[Fact]:
         )
     facts.append(Fact("Labels SHA-256", labels.sha256[:12], "whole in the manifest below"))
     return facts
+
+
+def _confidence(document: dict[str, JsonValue]) -> Fact:
+    name, middle = middle_of(document)
+    word = "calibrated" if document.get("is_calibrated") else "uncalibrated: it only ranks"
+    value = "nothing to tell of" if middle is None else f"{name} {middle:.2f}"
+    return Fact("Confidence", value, f"median of the objects, {word}" if name else word)
 
 
 def _time(manifest: RunManifest) -> Fact:

@@ -151,13 +151,15 @@ def train(network, *, n_axes=3, steps=60, is_sigmoid=False, n_channels=1, seed=0
     optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
     network.train()
     for _ in range(steps):
-        shape = (24,) * n_axes
+        shape = (20,) * n_axes
         points = np.stack(np.indices(shape), axis=-1)
         mask = np.zeros(shape, bool)
         for _ in range(2):
-            center = rng.integers(0, 24, n_axes)
+            center = rng.integers(0, 20, n_axes)
             mask |= ((points - center) ** 2).sum(-1) < rng.integers(9, 49)
-        image = rng.normal(0, 0.15, shape) + mask * 2.0
+        # Balls fill more of a small image than of a large one: normalised, they are less bright.
+        image = rng.normal(0, rng.uniform(0.05, 0.2), shape) + mask * rng.uniform(1.5, 6.0)
+        image[rng.random(shape) < 0.02] += 0.5
         image = (image - image.mean()) / image.std()
         batch = torch.from_numpy(np.stack([image] * n_channels)[None].astype(np.float32))
         logits = network(batch)

@@ -129,6 +129,8 @@ def _check_whole(content: bytes, bundle: Bundle) -> None:
             f"{WEIGHTS} of the bundle {bundle.name!r} is a Git LFS pointer, not the weights",
             hint="fetch the file itself: git lfs pull, or download the bundle as a zip",
         )
+    if not content.startswith((b"PK", b"\x80")):
+        raise _damaged(bundle, f"its {len(content):,} bytes are no file of PyTorch")
     if content.startswith(b"PK") and not zipfile.is_zipfile(io.BytesIO(content)):
         raise _damaged(bundle, f"it ends early, after {len(content):,} bytes")
 
