@@ -39,7 +39,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    settings = TransferSettings(timeout_s=1, sleep=lambda _s: None)
+    settings = TransferSettings(timeout_s=10, sleep=lambda _s: None)
 
     def impatient(*words, **more):
         return fetch_file(*words, **{**more, "settings": settings})

@@ -563,7 +563,7 @@ class PullMachine(RuleBasedStateMachine):
         kept, was_here = self.kept(), self.target.exists() and not self.is_spoiled
         self.server.faults = [self.wild.Fault(kind, at=at)] + [self.wild.Fault("hang_up")] * 9
         self.server.log.clear()
-        patience = TransferSettings(timeout_s=1, attempts=2, sleep=lambda _s: None)
+        patience = TransferSettings(timeout_s=10, attempts=2, sleep=lambda _s: None)
         try:
             from lamella.core.progress import SilentSink
 

@@ -110,3 +110,22 @@ def test_shipped_totalsegmentator_entries_are_those_its_engine_asks_for():
             folder = entry.files[0].name.removesuffix(".zip")
             assert entry.id == folder.lower()
             assert f"/{entry.version}/{folder}.zip" in entry.files[0].urls[0]
+
+
+def test_a_bundle_pulled_as_a_zip_is_found_by_its_engine(tmp_path, places):
+    from lamella.models.archive import write_zip
+    from lamella.workflows.model_store import pull_models, wanted_address
+
+    metadata = {"version": "0.1.0", "monai_version": "1.4.0", "name": "A thing"}
+    members = {
+        "thing/configs/metadata.json": json.dumps(metadata).encode(),
+        "thing/configs/inference.json": b'{"network_def": {"_target_": "UNet"}}',
+        "thing/models/model.pt": b"weights",
+    }
+    write_zip(tmp_path / "thing_v0.1.0.zip", members.items())
+    wanted = wanted_address((tmp_path / "thing_v0.1.0.zip").as_uri())
+    result = pull_models((wanted,), places, SINK)[0]
+    model = find_foreign(result.id, places)
+    assert (model.engine, model.version) == ("monai", "0.1.0")
+    assert (model.path / "configs" / "metadata.json").is_file()
+    assert add_model(tmp_path / "thing_v0.1.0.zip", places, SINK).engine == "monai"
