@@ -508,6 +508,18 @@ def test_without_a_series_the_error_says_what_is_missing(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["labels.nii.gz"]
 
 
+def test_without_highdicom_the_extra_is_named(tmp_path: Path, monkeypatch) -> None:
+    from lamella.core.errors import MissingDependencyError
+    from lamella.io import format as formats
+
+    labels = _labels(open_volume(_series(tmp_path / "ct")))
+    is_there = formats.is_importable
+    monkeypatch.setattr(formats, "is_importable", lambda n: n != "highdicom" and is_there(n))
+    with pytest.raises(MissingDependencyError, match="needs highdicom") as caught:
+        save_volume(labels, tmp_path / "seg.dcm")
+    assert "lamella[dicom-seg]" in (caught.value.hint or "")
+
+
 def test_labels_on_another_grid_are_refused_with_the_numbers(tmp_path: Path) -> None:
     source = _series(tmp_path / "ct")
     options = SaveOptions(source=source)

@@ -46,6 +46,17 @@ RECORD_ELEMENT = 0x01
 VALUE_ELEMENT = 0x02
 """The class value of a segment; inside its item."""
 
+_TAGS = (
+    "SOPClassUID", "Modality", "Manufacturer", "ManufacturerModelName", "SeriesDescription",
+    "SegmentationType", "SegmentsOverlap", "SegmentSequence", "MaximumFractionalValue",
+    "TotalPixelMatrixOriginSequence",
+)  # fmt: skip
+_PIXEL_TAGS = (
+    "SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
+)  # fmt: skip
+
 _SAME_PLACE = 0.02
 """Largest distance of a frame from its place in the recorded grid, in voxels."""
 _NAMED = 3
@@ -135,11 +146,14 @@ def read_segmentation(
 
 
 def _whole_header(file: DicomFile) -> Any:
-    """The header with every element: segments' codes and Lamella's own."""
+    """What of the header was not read yet: segments' items and Lamella's own elements."""
     import pydicom
 
+    # Tens of thousands of frames have an item each; they were read once, and are skipped here.
+    private = PRIVATE_GROUP << 16
+    tags: list[Any] = [*_TAGS, private + 0x0010, private + 0x1000 + RECORD_ELEMENT]
     with foreign_errors(file.path, "reading the segments"):
-        return pydicom.dcmread(file.path, stop_before_pixels=True)
+        return pydicom.dcmread(file.path, stop_before_pixels=True, specific_tags=tags)
 
 
 # --- Segments -----------------------------------------------------------------------------------
@@ -247,7 +261,7 @@ def _grid(path: Path, file: DicomFile, dataset: Any) -> _Grid:
             + (" (it lies on a microscope's slide)" if is_slide else ""),
             hint="segmentations of CT, MR and other volumes are read",
         )
-    thickness, _ = header_thickness(dataset)
+    thickness, _ = header_thickness(file.dataset)
     record = _record(dataset)
     if record is not None:
         recorded = _recorded_grid(file, record)
@@ -350,7 +364,7 @@ class _Frames:
     def _dataset(self) -> Any:
         import pydicom
 
-        return pydicom.dcmread(self._file.path)
+        return pydicom.dcmread(self._file.path, specific_tags=list(_PIXEL_TAGS))
 
     @cached_property
     def _bits(self) -> NDArray[np.uint8] | None:
