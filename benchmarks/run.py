@@ -13,6 +13,9 @@ HERE = Path(__file__).parent
 COMMANDS = (
     ("bench_start.py",),
     ("bench_measurement.py",),
+    ("bench_linking.py", "time"),
+    ("bench_linking.py", "memory"),
+    ("bench_linking.py", "quality"),
     ("bench_inference.py", "time", "--size", "192", "--network", "small"),
     ("bench_inference.py", "time", "--size", "128", "--network", "large"),
     ("bench_inference.py", "time", "--size", "256", "--network", "small", "--repeats", "1"),

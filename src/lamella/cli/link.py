@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_SLAB_VOXELS = 2**25
+"""Files are stored in blocks of many slices: reading few at a time would unpack each many times."""
+
 
 @click.command()
 @click.argument("labels", type=click.Path(path_type=Path))
@@ -72,7 +75,12 @@ def command(labels: Path, output: Path, **words: Any) -> None:
             return created[0]
 
         found = link_slices(
-            source.data, create, spacing=source.spacing.values, options=options, sink=sink
+            source.data,
+            create,
+            spacing=source.spacing.values,
+            options=options,
+            slab_depth=max(1, _SLAB_VOXELS // (source.spatial_shape[1] * source.spatial_shape[2])),
+            sink=sink,
         )
         result = replace(given, data=created[0], levels=(), is_instance=True)
         save = SaveOptions(overwrite=words["overwrite"], sink=sink)

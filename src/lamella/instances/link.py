@@ -162,6 +162,7 @@ def _write(
                 for z in range(start, stop):
                     fill.draw(z, new[z - start], ids)
             output[start:stop] = new
+            del slab, new, rewrite  # before the next ones are made
             sink.emit(Progress("linking", stop, labels.shape[0], "slices"))
 
 

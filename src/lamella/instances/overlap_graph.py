@@ -114,6 +114,7 @@ def build_overlap_graph(
                 n_empty = 0
                 scans.append(_Scan(rank, tables.n, row, runs, moments[:, 0]))
                 tables.add(z, rank, values, moments, first)
+            del slab  # before the next one is read
             pairs = list(_pairs(recent, scans, max_distance_z))
             tasks = [
                 pool.submit(
