@@ -1,6 +1,8 @@
 """DICOM segmentations: highdicom, SimpleITK and pydicom as judges of what we write and read."""
 
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from lamella.core.progress import SilentSink
 from lamella.io import dicom_seg_write
 from lamella.io.dicom_codes import code_of
 from lamella.io.format import OpenOptions, SaveOptions, open_labels, open_volume, save_volume
+from lamella.testing.io import ReaderContract
 from lamella.volume import FunctionArray, LabelClass, Labels, Volume
 
 pydicom = pytest.importorskip("pydicom")
@@ -713,3 +716,30 @@ class _Listener(SilentSink):
 
     def emit(self, progress: object, /) -> None:
         self.seen.append(progress)
+
+
+# --- What every reader promises -----------------------------------------------------------------
+
+
+class TestBinaryReader(ReaderContract):
+    format_id = "dicom"
+    suffix = ".dcm"
+    kind = "dicom-seg"
+
+    def make_example(self, folder: Path) -> Path:
+        path = folder / "example.dcm"
+        path.write_bytes(_example(self.kind))
+        return path
+
+
+class TestLabelMapReader(TestBinaryReader):
+    kind = "dicom-seg-labelmap"
+
+
+@cache
+def _example(kind: str) -> bytes:
+    """Made once: every object has UIDs and times of its own, and a fuzz needs the same bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        labels = _labels(open_volume(_series(Path(name) / "ct")))
+        path = save_volume(labels, Path(name) / "seg.dcm", SaveOptions(format=kind))
+        return path.read_bytes()
