@@ -57,7 +57,8 @@ def results(tmp_path_factory):
     pytest.importorskip("dynamic_network_architectures")
     folder = tmp_path_factory.mktemp("totalsegmentator") / "nnunet" / "results"
     bright = {1: 150.0, 5: 400.0}
-    handmade.make_dataset(folder, FAST, LONG, 117, bright)
+    # Small tiles: a run of this model has several, and can be stopped between them.
+    handmade.make_dataset(folder, FAST, LONG, 117, bright, patch=(8, 8, 8))
     handmade.make_dataset(folder, FASTEST, LONG, 117, bright, spacing=6.0)
     for name, (n, thresholds) in PARTS.items():
         handmade.make_dataset(folder, name, "nnUNetTrainerNoMirroring", n, thresholds, spacing=1.5)

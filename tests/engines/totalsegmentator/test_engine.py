@@ -20,14 +20,15 @@ import pytest
 import zarr
 from numpy.testing import assert_array_equal
 
-from lamella.core.errors import EngineError, ModelError, RunCancelledError
+from lamella.core.errors import EngineError, ModelError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
 from lamella.engines.totalsegmentator.listing import list_models
 from lamella.engines.totalsegmentator.models import find_model
 from lamella.engines.totalsegmentator.package import describe_package
 from lamella.io.format import open_labels, save_volume
 from lamella.isolation.environment import environment_path, interpreter
-from lamella.testing.engine import EngineContract, RecordingSink
+from lamella.testing.engine import RecordingSink
+from lamella.testing.isolated import IsolatedEngineContract
 from lamella.wire.event import LogEvent, PreviewEvent, ProgressEvent
 from lamella.wire.request import InputDoc, SegmentRequest
 
@@ -36,32 +37,15 @@ OBLIQUE = [[0.64, -0.48, 0.6], [0.6, 0.8, 0.0], [-0.48, 0.36, 0.8]]
 TURNED = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
 
 
-class StopAt(RecordingSink):
-    """Cancels when a given stage has reported its first finished tile."""
-
-    def __init__(self, stage):
-        super().__init__()
-        self.stage = stage
-        self.is_over = False
-
-    def emit(self, event, /):
-        super().emit(event)
-        is_step = isinstance(event, ProgressEvent) and event.stage == self.stage
-        self.is_over = self.is_over or (is_step and event.done >= 1)
-
-    def check(self):
-        if self.is_over:
-            raise RunCancelledError("cancelled by the test")
-
-
-class TestContract(EngineContract):
-    """The same job is run once for all tests that only look at it."""
+class TestContract(IsolatedEngineContract):
+    """What every engine in a process of its own promises."""
 
     engine_id = "totalsegmentator"
+    worker = "lamella.engines.totalsegmentator.engine:WORKER"
 
     @pytest.fixture(autouse=True)
-    def _setting(self, places, make_ct, tmp_path_factory):
-        self.places, self.make_ct, self.factory = places, make_ct, tmp_path_factory
+    def _setting(self, places, make_ct):
+        self.places, self.make_ct = places, make_ct
 
     def make_request(self):
         return SegmentRequest(
@@ -77,28 +61,6 @@ class TestContract(EngineContract):
     def make_empty_volume(self):
         volume = self.make_volume()
         return replace(volume, data=np.minimum(volume.load(), 60))
-
-    def run(self, folder, *, volume=None, sink=None, **changes):
-        is_same = volume is None or np.array_equal(volume.load(), self.make_volume().load())
-        if changes or not is_same or folder.name == "b":
-            return super().run(folder, volume=volume, sink=sink, **changes)
-        kept = type(self).__dict__.get("kept")
-        if kept is None:
-            told, home = RecordingSink(), self.factory.mktemp("kept") / "run"
-            kept = (super().run(home, volume=volume, sink=told), told, home)
-            type(self).kept = kept
-        result, told, home = kept
-        shutil.copytree(home, folder, dirs_exist_ok=True)
-        if sink is not None:
-            sink.events.extend(told.events)
-        return result
-
-    @pytest.mark.parametrize("stage", ["preview", "tiles"])
-    def test_cancelling_stops_it_without_finished_labels(self, tmp_path, stage):
-        with pytest.raises(RunCancelledError):
-            super().run(tmp_path / "run", sink=StopAt(stage))
-        assert not (tmp_path / "run" / LABELS_NAME).exists()
-        assert not (tmp_path / "run" / ".exchange").exists()
 
 
 def plain_package(places, image, out, options):

@@ -87,5 +87,6 @@ TOTALSEGMENTATOR = EngineDescriptor(
     model_module="lamella.engines.totalsegmentator.models",
     confidence=("probability", "margin", "entropy"),
     memory_bytes_per_voxel=40.0,
+    strategies=(),
     device_memory_bytes=6_000_000_000,
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamella.core.errors import InputError
+from lamella.core.errors import DeviceMemoryError, InputError
 from lamella.core.progress import Progress
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, ConfidenceMaps, EngineResult
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
@@ -172,13 +172,34 @@ class _Run:
     # -- the package's process
 
     def _run(self, exchange: Path, parts: Path) -> Mapping[str, Any]:
+        try:
+            return self._start(exchange, parts, spares_device=False)
+        except DeviceMemoryError as error:
+            # The tile is fixed by the model's plans; what else lies on the device can go.
+            self._warn(
+                Note(
+                    "device_memory",
+                    f"the device's memory did not suffice ({error.message}): once more, with all"
+                    " results in main memory",
+                )
+            )
+        try:
+            return self._start(exchange, parts, spares_device=True)
+        except DeviceMemoryError as error:
+            raise DeviceMemoryError(
+                f"the device's memory does not hold a tile of this model: {error.message}",
+                hint="use --device cpu, or free the device of other work; finished parts are kept",
+                details=error.details,
+            ) from error
+
+    def _start(self, exchange: Path, parts: Path, *, spares_device: bool) -> Mapping[str, Any]:
         from lamella.isolation.environment import python_of
         from lamella.isolation.process import run_worker
 
         return run_worker(
             python_of(ENVIRONMENT, self._places),
             WORKER,
-            self._request(parts),
+            {**self._request(parts), "spares_device": spares_device},
             sink=self._sink,
             on_message=lambda message: self._on_message(message, exchange),
             exchange=exchange,

@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lamella.core.memory import available_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -28,6 +30,8 @@ _BYTES_PER_MODEL_VOXEL = 24
 """The resampled image, its preprocessed copy and labels."""
 _BYTES_PER_CLASS = 8
 """Sums of the tiles in half precision, their copy, and the scores that are compared."""
+_BYTES_OF_HIGHER_ORDER = 64
+"""Scores that are resampled to the input's grid, and the coordinates this is done at."""
 _NETWORK_BYTES = 3e9
 """The interpreter, PyTorch, a network of 30 M parameters and one tile on its way through it."""
 _TILE_VOXELS = 128**3
@@ -69,7 +73,10 @@ def estimate(volume: Volume, settings: Settings, weights: Mapping[int, Weights])
             tiles, n_bytes = _model(stage, weights[dataset], size_mm)
             n_tiles += tiles
             peak = max(peak, n_bytes)
-    memory = _BYTES_PER_INPUT_VOXEL * n_input + peak
+    per_voxel = _BYTES_PER_INPUT_VOXEL
+    if settings.options["higher_order_resampling"]:
+        per_voxel += _BYTES_OF_HIGHER_ORDER
+    memory = per_voxel * n_input + peak
     n_models = len(settings.datasets)
     message = (
         f"at most {n_tiles} tiles in {n_models} model{'s' if n_models > 1 else ''}; up to about"
@@ -104,22 +111,10 @@ def _model(stage: Stage, weights: Weights, size_mm: list[float]) -> tuple[int, f
 
 
 def _doubt(memory: float) -> str:
-    available = _available_bytes()
+    available = available_bytes()
     if available is None or memory <= available:
         return ""
     return (
         f"this may need {memory / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free: if"
         " it fails, use fast=true, roi_subset=..., force_split=true or a cropped image"
     )
-
-
-def _available_bytes() -> int | None:
-    """Free memory of this machine, where it says so (Linux)."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:  # noqa: PTH123 - no file, a report
-            for line in stream:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return None
-    return None

@@ -230,7 +230,9 @@ class Session:
             return result
 
         def window(self: Any, data: Any, slicers: Any, do_on_device: bool = True) -> Any:
-            if self.device.type == "cuda" and not do_on_device:
+            if session.request["spares_device"]:
+                do_on_device = False
+            elif self.device.type == "cuda" and not do_on_device:
                 session.tiles.restart(len(slicers))
                 session.channel.warn(
                     "results_in_main_memory",
