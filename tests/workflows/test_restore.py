@@ -145,3 +145,16 @@ def test_a_missing_engine_fails_before_anything_is_written(noisy_path, tmp_path,
     with pytest.raises(InputError, match="no meaning"):
         run(noisy_path, tmp_path / "a.run", restore={"mode": "deblur", "method": "blind_spot"})
     assert not (tmp_path / "a.run").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_first(noisy_path, tmp_path, monkeypatch):
+    import shutil
+    from types import SimpleNamespace
+
+    from lamella.core.errors import StorageError
+
+    monkeypatch.setattr("lamella.workflows.segment.check_disk", lambda *_: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="needs about"):
+        run(noisy_path, tmp_path / "a.run")
+    assert not (tmp_path / "a.run").exists()

@@ -6,6 +6,8 @@ a restoration invents contrast. A finished restoration is kept when a run is res
 """
 
 import json
+import math
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lamella.core.errors import InputError, OutputExistsError
+from lamella.core.errors import InputError, OutputExistsError, StorageError
 from lamella.core.places import Places
 from lamella.core.progress import ProgressSink, SilentSink
 from lamella.io.format import SaveOptions, find_writer, open_volume, save_volume, storage_errors
@@ -41,6 +43,8 @@ __all__ = [
 
 RESTORED_NAME = "restored.ome.zarr"
 _RECORD_NAME = "restoration.json"
+_COPIES = 2
+"""Of the voxels on disk while an image is restored: on the way, and written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ def restore_file(
     check_available(options, places)
     dtype = _checked_dtype(volume, job)
     _check_targets(job)
+    _check_room(volume, job.output)
     _rehearse(volume, job, dtype)
     with storage_errors(job.output):
         job.output.parent.mkdir(parents=True, exist_ok=True)
@@ -114,12 +119,21 @@ def restore_file(
     return record
 
 
-def check_restoration(request: SegmentRequest, volume: Volume, places: Places) -> None:
+def check_restoration(
+    request: SegmentRequest, volume: Volume, folder: Path, places: Places
+) -> None:
     """Refuse a request whose restoration cannot be done, before anything is written.
+
+    Args:
+        request: of a run.
+        volume: its input.
+        folder: of the run; it need not exist.
+        places: where environments and models lie.
 
     Raises:
         InputError: for options that contradict each other, and images that cannot be restored.
         MissingDependencyError: for a method that is not installed.
+        StorageError: where the restored voxels would not fit.
     """
     if request.restore is None:
         return
@@ -127,6 +141,7 @@ def check_restoration(request: SegmentRequest, volume: Volume, places: Places) -
     check_available(options, places)
     if options.mode != "none":
         check_restorable(volume)
+        _check_room(volume, folder)
 
 
 def restore_for_run(
@@ -238,6 +253,23 @@ def _checked_dtype(volume: Volume, job: RestoreJob) -> np.dtype[Any]:
         return dtype
     only_integers = find_writer(job.output).id == "raster"
     return volume.dtype if only_integers else np.dtype(np.float32)
+
+
+def _check_room(volume: Volume, target: Path) -> None:
+    """Refuse to start where the result, and its voxels on the way there, would not fit.
+
+    Raises:
+        StorageError: with what is free and what is needed.
+    """
+    needed = _COPIES * 4 * math.prod(volume.shape)
+    existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StorageError(
+            f"the disk of {target} has {free / 1e6:,.0f} MB free; the restored image needs about"
+            f" {needed / 1e6:,.0f} MB while it arises",
+            hint="free some space, or choose a place on another disk",
+        )
 
 
 def _check_targets(job: RestoreJob) -> None:

@@ -36,6 +36,7 @@ from lamella.wire.problem import Problem
 from lamella.wire.request import SegmentRequest
 from lamella.workflows.engine_result import EngineRecord, read_record, write_record
 from lamella.workflows.fingerprint import voxel_sha256
+from lamella.workflows.linking import linking_notes
 from lamella.workflows.objects import ObjectSet, make_objects, restore_engine_labels
 from lamella.workflows.prepare import Prepared, check_disk, prepare
 from lamella.workflows.recorder import Recorder
@@ -205,7 +206,7 @@ def _check_restoration(prepared: Prepared, options: RunOptions) -> None:
     from lamella.workflows.restore import check_restoration
 
     places = options.places or Places.of_user()
-    check_restoration(prepared.request, prepared.volume, places)
+    check_restoration(prepared.request, prepared.volume, options.run_dir, places)
 
 
 def _export_finished(folder: RunFolder, manifest: RunManifest, options: RunOptions) -> Run:
@@ -373,6 +374,8 @@ class _Session:
         if objects.linking is not None:
             strategy = {"strategy": "hybrid", "linking": dict(objects.linking)}
             self._update(options_resolved={**record.options_resolved, **strategy})
+            for note in linking_notes(objects.linking):
+                self.recorder.warn(note.code, note.message)
         return objects
 
     def _measure(self, objects: ObjectSet, record: EngineRecord) -> "ObjectTable":
