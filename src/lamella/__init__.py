@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lamella.workflows.api import measure as measure
     from lamella.workflows.api import open_path as open  # noqa: A004 - lm.open, never a star import
     from lamella.workflows.api import open_run as open_run
+    from lamella.workflows.api import reliability as reliability
     from lamella.workflows.api import save as save
     from lamella.workflows.api import segment as segment
     from lamella.workflows.detect_api import detect_vertebrae as detect_vertebrae
@@ -65,6 +66,7 @@ _HOMES = {
     "measure": "lamella.workflows.api:measure",
     "open": "lamella.workflows.api:open_path",
     "open_run": "lamella.workflows.api:open_run",
+    "reliability": "lamella.workflows.api:reliability",
     "save": "lamella.workflows.api:save",
     "segment": "lamella.workflows.api:segment",
 }
@@ -92,6 +94,7 @@ __all__ = [
     "measure",
     "open",
     "open_run",
+    "reliability",
     "save",
     "segment",
 ]

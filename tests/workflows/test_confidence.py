@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import zarr
 
-from lamella.core.errors import EngineError, RunCancelledError
+from lamella.core.errors import EngineError, GeometryError, InputError, RunCancelledError
 from lamella.core.progress import SilentSink
 from lamella.engines.engine import LABELS_NAME, ConfidenceMaps, EngineResult
 from lamella.io.label_store import create_labels
 from lamella.testing.engine import RecordingSink
-from lamella.volume import Box, Volume
+from lamella.volume import Box, Labels, Volume
 from lamella.wire.request import InputDoc, SegmentRequest
 from lamella.workflows import segment as workflow
 from lamella.workflows.confidence import confidence_sentence
@@ -181,3 +181,32 @@ def test_one_line_for_people():
     text = confidence_sentence({"objects": objects, "is_calibrated": True})
     assert text == "flow_error 0.20 in the middle, 0.70 for the least sure object (calibrated)"
     assert confidence_sentence({"objects": {}}) == "no objects to tell of"
+
+
+def test_reliability_of_a_run_against_a_reference(image_path, model_path, tmp_path):
+    import lamella
+
+    run = segment(request(image_path, model_path, confidence=True), RunOptions(tmp_path / "run"))
+    labels = run.labels
+    curve = lamella.reliability(run, labels)
+    assert curve.n == labels.load().size
+    maps = zarr.open_array(str(run.folder / "confidence.zarr"), mode="r")[:]
+    assert curve.expected_error == pytest.approx(1 - maps[0].mean() / 255, abs=1e-6)
+    wrong = labels.load().copy()
+    wrong[:8] = 1 - wrong[:8]
+    wrong[8:12] = 7
+    judged = lamella.reliability(tmp_path / "run", Labels.from_array(wrong), ignore_label=7)
+    assert judged.n == wrong[12:].size + wrong[:8].size
+    assert judged.expected_error > curve.expected_error + 0.1
+
+
+def test_reliability_needs_maps_and_the_same_grid(image_path, model_path, tmp_path):
+    import lamella
+
+    plain = segment(request(image_path, model_path), RunOptions(tmp_path / "plain"))
+    with pytest.raises(InputError, match="no map of probabilities") as caught:
+        lamella.reliability(plain, plain.labels)
+    assert "--confidence" in caught.value.hint
+    sure = segment(request(image_path, model_path, confidence=True), RunOptions(tmp_path / "sure"))
+    with pytest.raises(GeometryError):
+        lamella.reliability(sure, Labels.from_array(np.zeros((2, 3, 4), np.uint8)))

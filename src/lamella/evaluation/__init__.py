@@ -3,6 +3,12 @@
 Nothing here imports torch; numba, scipy and edt are imported when a function needs them.
 """
 
+from lamella.evaluation.calibration import (
+    Reliability,
+    ReliabilityBin,
+    Temperature,
+    fit_temperature,
+)
 from lamella.evaluation.challenge import (
     ChallengeScore,
     InstanceCounts,
@@ -36,15 +42,19 @@ __all__ = [
     "InstanceCounts",
     "InstanceScores",
     "Matching",
+    "Reliability",
+    "ReliabilityBin",
     "SemanticCounts",
     "SemanticScores",
     "SurfaceScore",
+    "Temperature",
     "VariationOfInformation",
     "adapted_rand",
     "combine_scores",
     "compare_labels",
     "count_overlaps",
     "count_splits_and_merges",
+    "fit_temperature",
     "match_objects",
     "score_classes",
     "score_instances",

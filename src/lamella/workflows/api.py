@@ -24,7 +24,7 @@ from lamella.workflows.segment import RunOptions
 from lamella.workflows.segment import segment as run_request
 
 if TYPE_CHECKING:
-    from lamella.evaluation import Comparison
+    from lamella.evaluation import Comparison, Reliability
     from lamella.measurement import ObjectTable
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "open_path",
     "open_run",
     "options_of",
+    "reliability",
     "run_folder_name",
     "save",
     "segment",
@@ -166,6 +167,31 @@ def evaluate(
         for known in (prediction, reference)
     )
     return compare_labels(first, second, options=options_of(ComparisonOptions, options))
+
+
+def reliability(
+    run: Run | str | Path, reference: Labels | str | Path, *, ignore_label: int | None = None
+) -> "Reliability":
+    """Whether the confidence of a run is honest, judged by a reference on the same grid.
+
+    Args:
+        run: a finished run made with ``confidence=True``, or its folder.
+        reference: true labels, or their path.
+        ignore_label: value of the reference where nobody knows.
+
+    Returns:
+        The reliability curve of the chosen class's probability, with its expected calibration
+        error; of instances whether a voxel belongs to any.
+
+    Raises:
+        InputError: for a run without the map ``probability``.
+        GeometryError: for a reference on another grid.
+    """
+    from lamella.workflows.confidence import reliability_of
+
+    known = run if isinstance(run, Run) else Run.open(run)
+    truth = reference if isinstance(reference, Labels) else open_labels(reference)
+    return reliability_of(known, truth, ignore_label=ignore_label)
 
 
 def make_request(source: Input, model: str, options: Mapping[str, Any]) -> SegmentRequest:

@@ -11,18 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamella.core.errors import EngineError
+from lamella.core.errors import EngineError, GeometryError, InputError
 from lamella.core.progress import ProgressSink
+from lamella.evaluation.calibration import Reliability
 from lamella.io.format import storage_errors
 from lamella.measurement.report_confidence import DOUBTS
 from lamella.volume.labels import Labels
+from lamella.volume.source import iter_slabs
 from lamella.wire.document import JsonValue
 from lamella.workflows.engine_result import ConfidenceFact
+from lamella.workflows.run import Run
 
 if TYPE_CHECKING:
     from lamella.measurement import ObjectTable
 
-__all__ = ["add_confidence", "confidence_fact", "confidence_sentence", "middle_of", "open_maps"]
+__all__ = [
+    "add_confidence",
+    "confidence_fact",
+    "confidence_sentence",
+    "middle_of",
+    "open_maps",
+    "reliability_of",
+]
 
 CALIBRATED = "calibrated on held-out data"
 UNCALIBRATED = "uncalibrated: it ranks objects, it is no probability of being right"
@@ -107,6 +117,50 @@ def confidence_fact(table: "ObjectTable", fact: ConfidenceFact) -> dict[str, Jso
         "classes": dict(classes.items()),
         "objects": objects,
     }
+
+
+def reliability_of(run: Run, reference: Labels, *, ignore_label: int | None) -> Reliability:
+    """The reliability curve of a finished run, slab by slab.
+
+    Args:
+        run: made with confidence.
+        reference: true labels on the same grid.
+        ignore_label: value of the reference where nobody knows.
+
+    Raises:
+        InputError: for a run without the map ``probability``.
+        GeometryError: for a reference of another shape.
+    """
+    found = run.manifest.confidence
+    measures = tuple(str(name) for name in _list(found, "measures"))
+    if found is None or "probability" not in measures:
+        raise InputError(
+            f"the run {run.folder} left no map of probabilities",
+            hint="run it again with confidence=True (--confidence)",
+        )
+    labels = run.labels
+    if reference.spatial_shape != labels.spatial_shape:
+        raise GeometryError(
+            f"the labels have shape {labels.spatial_shape}, the reference"
+            f" {reference.spatial_shape}",
+            hint="compare on the grid that was segmented",
+        )
+    is_calibrated = bool(found.get("is_calibrated"))
+    fact = ConfidenceFact(name=str(found["maps"]), measures=measures, is_calibrated=is_calibrated)
+    maps = open_maps(run.folder, fact)
+    curve = Reliability()
+    at = measures.index("probability")
+    for extent, truth in iter_slabs(reference.data):
+        own = np.asarray(labels.data[extent])
+        right = (own > 0) == (truth > 0) if labels.is_instance else own == truth
+        ignored = None if ignore_label is None else truth == ignore_label
+        curve.add(np.asarray(maps[at, extent]), right, ignore=ignored)
+    return curve
+
+
+def _list(document: dict[str, JsonValue] | None, name: str) -> list[JsonValue]:
+    value = (document or {}).get(name)
+    return value if isinstance(value, list) else []
 
 
 def confidence_sentence(document: dict[str, JsonValue]) -> str:

@@ -178,7 +178,7 @@ class TestSpaced:
         assert on.confidence.measures == ("probability", "margin", "entropy", "tta_spread")
 
     def test_columns_leave_no_seam(self, spaced, tmp_path, balls):
-        data = np.tile(balls, (1, 4, 1))[:, :150]
+        data = np.tile(balls, (1, 4, 4))[:, :150, :140]
         wide = Volume.from_array(data, spacing=(2.0, 1.0, 1.0), unit="mm")
         whole = segment(wide, spaced, tmp_path / "whole", preview=False)
         options = {"band_mb": 1}
