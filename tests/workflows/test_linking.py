@@ -71,6 +71,20 @@ def test_auto_links_slices(spots, tmp_path):
     assert (tmp_path / "run" / "engine.ome.zarr").exists()
 
 
+def test_slices_that_are_no_volume_are_noticed(spots, tmp_path):
+    rng = np.random.default_rng(5)
+    pictures = np.full((12, 56, 56), 100, np.uint16)
+    y, x = np.indices((56, 56))
+    for picture in pictures:
+        for cy, cx in rng.uniform(6, 50, (3, 2)):
+            picture[(y - cy) ** 2 + (x - cx) ** 2 < 12] = 200
+    album = Volume.from_array(pictures, spacing=(1, 1, 1), unit="um", name="balls")
+    done = run(spots, tmp_path / "run", album)
+    assert "few_links" in {w.code for w in done.manifest.warnings}
+    volume = run(spots, tmp_path / "volume")
+    assert "few_links" not in {w.code for w in volume.manifest.warnings}
+
+
 def test_hybrid_again_gives_the_same_bits(spots, tmp_path):
     first = run(spots, tmp_path / "a", instances="hybrid", min_size=SizeDoc(value=200))
     second = run(spots, tmp_path / "b", instances="hybrid", min_size=SizeDoc(value=200))

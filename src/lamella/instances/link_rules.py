@@ -40,7 +40,7 @@ BRANCH_LENGTH = 3
 LONG = 16
 """Sections from which a trunk is long enough for every branch."""
 
-_LARGEST_TABLE = 2**22
+_LARGEST_TABLE = 2**16
 _UNIT = 2**20
 
 

@@ -15,7 +15,7 @@ from lamella.engines.engine import EngineDescriptor
 from lamella.volume.box import Box
 from lamella.volume.labels import Labels
 from lamella.volume.spacing import Unit, convert_length
-from lamella.volume.volume import Volume
+from lamella.volume.volume import Note, Volume
 from lamella.wire.request import LinkingDoc, SegmentRequest
 
 if TYPE_CHECKING:
@@ -29,10 +29,13 @@ __all__ = [
     "link_facts",
     "link_labels",
     "link_options",
+    "linking_notes",
     "wants_linking",
 ]
 
 _SLAB_VOXELS = 2**23
+_FEW, _FEW_LINKS = 20, 0.2
+"""Fewer sections than this tell nothing; a smaller share of linked ones is odd."""
 _STRATEGIES = ("slices", "hybrid", "volumetric", "ortho")
 
 
@@ -166,6 +169,21 @@ def link_facts(options: "LinkOptions", result: "LinkResult") -> dict[str, Any]:
         "n_absorbed": result.n_absorbed,
         "n_filled_voxels": result.n_filled_voxels,
     }
+
+
+def linking_notes(facts: Mapping[str, Any]) -> tuple[Note, ...]:
+    """What the user must know about how slices were linked."""
+    n_sections, n_links = int(facts["n_sections"]), int(facts["n_links"])
+    if n_sections < _FEW or n_links >= _FEW_LINKS * n_sections:
+        return ()
+    return (
+        Note(
+            "few_links",
+            f"only {n_links} of {n_sections} objects of slices go on in the next slice: if the"
+            " slices are no volume, use --instances slices; if they are thick, a lower"
+            " --min-overlap-ratio may help",
+        ),
+    )
 
 
 def length_in(value: float, unit: Unit, labels: Volume) -> float:
