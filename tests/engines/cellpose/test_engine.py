@@ -16,7 +16,7 @@ from lamella.core.errors import ModelError, RunCancelledError, UnknownModelError
 from lamella.engines.cellpose import cellpose3, cellpose4
 from lamella.engines.engine import EngineJob
 from lamella.engines.registry import load_engine
-from lamella.evaluation import score_instances
+from lamella.evaluation import count_overlaps, score_instances
 from lamella.io.format import open_labels, save_volume
 from lamella.simulation.nuclei import simulate_nuclei
 from lamella.simulation.nuclei_options import NucleiOptions
@@ -96,9 +96,10 @@ def test_a_model_trained_here_segments_an_image_as_cellpose_itself_does(
     result = run(volume, model3, sink=sink, confidence=True)
     labels = result.labels.load()
     assert_array_equal(labels, direct(python3, volume, trained, tmp_path))
-    # Measured: 0.9 and more; the floor leaves room for another CPU's rounding in training.
-    scores = score_instances(reference, result.labels, thresholds=(0.5,))
-    assert scores.average_precision[0] > 0.7
+    # Measured: 0.95; the floor leaves room for another CPU's rounding in training.
+    found = score_instances(count_overlaps(labels, reference.load())).matchings[0]
+    n_all = found.true_positives + found.false_positives + found.false_negatives
+    assert found.true_positives / n_all > 0.75
     assert result.options_resolved["instances"] == "slices"
     assert result.options_resolved["diameter"] == pytest.approx(17.0)
     maps = zarr.open_array(str(tmp_path / "run-0" / "confidence.zarr"))[:]
