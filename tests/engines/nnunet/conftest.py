@@ -286,7 +286,7 @@ def theirs(folders, image, spacing, *, tta=False, previous=None, exact=False, **
                 use_mirroring=tta, device=torch.device("cpu"), allow_tqdm=False, **options
             )
             initialise(predictor, folder)
-            given = None if previous is None else previous[None]
+            given = None if previous is None else previous[None].astype(np.int16)
             labels = predictor.predict_single_npy_array(
                 image,
                 {"spacing": list(spacing)},

@@ -229,19 +229,19 @@ def test_an_image_is_a_volume_of_one_slice(tmp_path):
 @pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, transpose):
     settings = nn.configuration_of((16, 16, 16), (2.0, 1.4, 1.0))
-    folder = one(tmp_path, settings, transpose=transpose)
-    volume = volume_of(nn.image_of((70, 40, 44), margin=2))
-    more = {"confidence": True, "tta": True, "options": {"runtime": "torch", "band_mb": 1}}
-    whole = ours(folder, volume, tmp_path / "whole", **more)
+    folder = one(tmp_path, settings, transpose=transpose, mirror=(2,))
+    shape = (96, 20, 18) if transpose == (0, 1, 2) else (18, 20, 96)
+    volume = volume_of(nn.image_of(shape, margin=1))
+    more = {"confidence": True, "tta": True, "options": {"runtime": "torch", "threads": 1}}
     steps = RecordingSink()
-    ours(folder, volume, tmp_path / "steps", sink=steps, **more)
+    whole = ours(folder, volume, tmp_path / "whole", sink=steps, **more)
     run_dir, n_kept = tmp_path / "stopped", []
-    for share in (0.5, 0.8):
+    for share in (0.7, 0.3):  # the second counts from where the first stopped
         sink = RecordingSink(cancel_at=int(steps.n_checks * share))
         with pytest.raises(RunCancelledError):
             ours(folder, volume, run_dir, sink=sink, resume=True, **more)
         n_kept.append(len((run_dir / "journal.jsonl").read_text().splitlines()))
-    assert n_kept[1] > n_kept[0] > 1, "nothing was kept"
+    assert n_kept[1] >= n_kept[0] > 1, "nothing was kept"
     sink = RecordingSink()
     last = ours(folder, volume, run_dir, sink=sink, resume=True, **more)
     assert_array_equal(last.labels.load(), whole.labels.load())
@@ -275,7 +275,7 @@ def test_a_stopped_cascade_keeps_its_first_stage(tmp_path):
 
 def test_the_preview_shows_what_the_labels_will(tmp_path, thresholds):
     image = nn.image_of((40, 60, 64), margin=3)
-    image[:, 10:30, 20:45, 18:40] = 900
+    image[:, 14:24, 22:38, 24:40] = 900
     result = ours(thresholds, volume_of(image), tmp_path / "run")
     from lamella.io.format import open_volume
 
@@ -291,7 +291,7 @@ def test_the_preview_shows_what_the_labels_will(tmp_path, thresholds):
 
 def test_confidence_is_sure_inside_and_unsure_at_the_border(tmp_path, thresholds):
     image = nn.image_of((24, 40, 40))
-    image[:, 8:16, 12:28, 12:28] = 900
+    image[:, 9:15, 15:25, 15:25] = 900
     result = ours(
         thresholds, volume_of(image), tmp_path / "run", confidence=True, tta=True, preview=False
     )
@@ -303,7 +303,8 @@ def test_confidence_is_sure_inside_and_unsure_at_the_border(tmp_path, thresholds
     assert labels.shape == probability.shape
     assert (probability >= 127).all()  # of two classes, the chosen one has at least half
     assert_array_equal(np.abs(2 * probability - 255 - margin) <= 2, True)
-    assert entropy[margin < 40].min() > entropy[margin > 240].max()
+    order = np.argsort(margin.ravel())
+    assert (np.diff(entropy.ravel()[order]) <= 2).all(), "a larger margin is a smaller entropy"
     assert spread.max() <= 128
 
 

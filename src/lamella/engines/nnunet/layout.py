@@ -143,7 +143,7 @@ def _rule(folder: TrainedFolder, kind: str, *, default_order: int) -> Rule:
         return Rule(
             order=1,
             force_separate_z=given.get("force_separate_z"),
-            picks_largest=kind == "seg" and not given.get("memefficient_seg_resampling", False),
+            ties_to_lowest=kind == "seg",
         )
     if name == "no_resampling_hack":
         return Rule(is_none=True)

@@ -24,6 +24,8 @@ from lamella.volume.box import Box
 __all__ = ["CascadeSlabs", "Limits", "SplineSlabs", "TransposedSlabs", "permuted"]
 
 _BLOCK_BYTES = 256 << 20
+# Shares this close are equal: they are sums of float32.
+_TIE = 1e-6
 
 
 # --- Axes ---------------------------------------------------------------------------------------
@@ -226,32 +228,55 @@ class CascadeSlabs:
         self._rule = rule
         self.shape = image.shape
         self.n_channels = image.n_channels + len(foreground)
-        self._labels = _LabelSlabs(labels, foreground)
-        self._shares = SplineSlabs(self._labels, image.shape, rule, separate)
+        self._inner = labels
+        self._shares = SplineSlabs(_LabelSlabs(labels, foreground), image.shape, rule, separate)
+        self._nearest = SplineSlabs(labels, image.shape, Rule(order=0), separate)
         self._is_same = labels.shape == image.shape
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Read a box, (c, z, y, x)."""
         image = self._image.read(box)
-        # Shares add up to 1 with the background's; what has no half is background, and of two
-        # halves the later label wins.
-        shares = (self._labels if self._is_same else self._shares).read(box)
-        chosen = np.zeros(box.shape, np.int16)
-        if self._rule.picks_largest:
-            best = 1.0 - shares.sum(axis=0)
-            for index, share in enumerate(shares):
-                is_best = share > best
-                chosen[is_best] = index + 1
-                best = np.maximum(best, share)
-        else:
-            for index, share in enumerate(shares):
-                chosen[share >= 0.5 - 1e-6] = index + 1
+        chosen = self._same(box) if self._is_same else self._resampled(box)
         result = np.empty((self.n_channels, *box.shape), np.float32)
         n = self._image.n_channels
         result[:n] = image
         for index in range(len(self._foreground)):
             result[n + index] = chosen == index + 1
         return result
+
+    def _same(self, box: Box) -> NDArray[np.int16]:
+        return _index_of(self._inner.read(box)[0], self._foreground)
+
+    def _resampled(self, box: Box) -> NDArray[np.int16]:
+        """Of every voxel the label with the largest share; 0 is background, i + 1 label i.
+
+        Of equally large shares the nearest voxel's label wins, if it is one of them, else the
+        lowest. Source: batchgenerators ``resize_segmentation`` (Apache-2.0), which nnU-Net calls.
+        """
+        shares = self._shares.read(box)
+        best = 1.0 - shares.sum(axis=0)
+        chosen = np.zeros(box.shape, np.int16)
+        largest = np.maximum(best, shares.max(axis=0, initial=0.0)) - np.float32(_TIE)
+        for index, share in enumerate(shares):
+            is_best = share > best + np.float32(_TIE)
+            chosen[is_best] = index + 1
+            best = np.maximum(best, share)
+        if self._rule.ties_to_lowest:
+            return chosen
+        nearest = _index_of(self._nearest.read(box)[0], self._foreground)
+        background = 1.0 - shares.sum(axis=0)
+        for index in range(len(self._foreground) + 1):
+            share = background if index == 0 else shares[index - 1]
+            chosen[(nearest == index) & (share >= largest)] = index
+        return chosen
+
+
+def _index_of(labels: NDArray[np.float32], values: tuple[int, ...]) -> NDArray[np.int16]:
+    """Position of each label among some values, from 1 on; 0 for any other."""
+    index = np.zeros(labels.shape, np.int16)
+    for number, value in enumerate(values):
+        index[labels == value] = number + 1
+    return index
 
 
 class _LabelSlabs:

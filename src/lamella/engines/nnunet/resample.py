@@ -49,15 +49,14 @@ class Rule:
         order_z: of the splines along an axis that is treated on its own.
         force_separate_z: treat the coarse axis on its own: yes, no, or None = where it is coarse.
         is_none: leave the grid as it is.
-        picks_largest: segmentations: the label with the largest share wins, instead of the last
-            one that reaches one half.
+        ties_to_lowest: segmentations: of labels with equal shares the lowest wins, not the nearest.
     """
 
     order: int = 1
     order_z: int = 0
     force_separate_z: bool | None = None
     is_none: bool = False
-    picks_largest: bool = False
+    ties_to_lowest: bool = False
 
 
 class Operator:

@@ -296,8 +296,8 @@ def input_spacing(
     """Spacing of the input, (z, y, x), in the unit in which the model's images gave theirs.
 
     nnU-Net knows no units: it compares the numbers of the files it was trained on. These are mm in
-    NIfTI and its kin. ``dataset.json`` may say another (``lamella dataset export`` writes it), and models
-    of plain images (png, bmp, tif) count in pixels.
+    NIfTI and its kin. ``dataset.json`` may say another unit (``lamella dataset export`` writes
+    it), and models of plain images (png, bmp, tif) count in pixels.
 
     Args:
         folder: the model.
