@@ -30,8 +30,8 @@ _BYTES_PER_MODEL_VOXEL = 24
 """The resampled image, its preprocessed copy and labels."""
 _BYTES_PER_CLASS = 8
 """Sums of the tiles in half precision, their copy, and the scores that are compared."""
-_BYTES_OF_HIGHER_ORDER = 64
-"""Scores that are resampled to the input's grid, and the coordinates this is done at."""
+_BYTES_OF_HIGHER_ORDER = 420
+"""Scores that are resampled to the input's grid, and the coordinates this is done at (measured)."""
 _NETWORK_BYTES = 3e9
 """The interpreter, PyTorch, a network of 30 M parameters and one tile on its way through it."""
 _TILE_VOXELS = 128**3
