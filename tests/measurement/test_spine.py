@@ -315,6 +315,18 @@ def test_a_gap_without_a_missing_level() -> None:
     )
 
 
+def test_a_label_that_covers_two_vertebrae_is_large() -> None:
+    labels, meaning = _spine_labels(["T12", "L1", "L2", "L3", "L4"])
+    data = labels.load().copy()
+    value = rank_of("L2") + 1
+    z = np.argwhere(data == value)[:, 0]
+    data[z.min() : z.max() + 7, 7:13, 7:13] = value
+    labels = Labels.from_array(data, spacing=(3, 3, 3), unit="mm", frame="RAS")
+    found = check_spine(find_vertebrae(labels, meaning)).findings
+    assert "level_large" in [finding.code for finding in found]
+    assert "L2 is" in next(f for f in found if f.code == "level_large").message
+
+
 def test_a_crumb_far_off_is_told() -> None:
     labels, meaning = _spine_labels(_LUMBAR)
     data = labels.load().copy()

@@ -113,7 +113,7 @@ def check_source(path: Path | None, what: Path) -> None:
             f"{what.name} must refer to a DICOM series, and the input lies in memory",
             hint="write NIfTI or NRRD instead",
         )
-    _scanned(path)
+    _scanned(path, hint="write NIfTI or NRRD instead; a segmentation of DICOM images needs them")
 
 
 def _remembered(labels: Labels) -> Path | None:
@@ -121,7 +121,10 @@ def _remembered(labels: Labels) -> Path | None:
     return Path(str(told)) if told else labels.path
 
 
-def _scanned(path: Path) -> tuple[tuple[DicomSeries, ...], tuple[Note, ...]]:
+def _scanned(
+    path: Path,
+    hint: str = "name the folder of the series with --source FOLDER, or write NIfTI or NRRD",
+) -> tuple[tuple[DicomSeries, ...], tuple[Note, ...]]:
     """Every series at a path; one clear error for anything that is no DICOM."""
     from lamella.io.format import OpenOptions, find_reader
 
@@ -129,7 +132,7 @@ def _scanned(path: Path) -> tuple[tuple[DicomSeries, ...], tuple[Note, ...]]:
     if found.id != "dicom":
         raise InputError(
             f"a DICOM segmentation must refer to a DICOM series, but {path} is {found.title}",
-            hint="name the folder of the series with --source FOLDER, or write NIfTI or NRRD",
+            hint=hint,
         )
     with foreign_errors(path, "reading the DICOM headers"):
         return scan(path)

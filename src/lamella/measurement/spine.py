@@ -35,6 +35,8 @@ _DOUBLE_DISTANCE = 0.6
 """How far along the spine it must lie from the largest one, in usual distances of neighbours."""
 _ROOM = 1.6
 """Distances above this many usual ones leave room for another vertebra."""
+_LARGE = 1.8
+"""Neighbours differ by less in volume, C2 among the cervical ones included."""
 _USUAL_MM = {"C": 18.0, "T": 24.0, "L": 35.0, "S": 35.0}
 """Distance of neighbours' centres in adults, by region, where a spine has too few to tell."""
 
@@ -45,7 +47,7 @@ class Finding:
 
     Args:
         code: ``level_missing``, ``level_skipped``, ``level_double``, ``levels_swapped``,
-            ``level_in_pieces``, ``spine_gap`` or ``transitional_anatomy``.
+            ``level_in_pieces``, ``level_large``, ``spine_gap`` or ``transitional_anatomy``.
         message: one sentence, naming the neighbours.
         levels: those concerned, from the head down.
         is_hint: whether it is a remark and no doubt about the labels.
@@ -110,6 +112,7 @@ def check_spine(vertebrae: Sequence[Vertebra]) -> Spine:
         *_swaps(ordered),
         *_gaps(ordered, along),
         *_pieces(vertebrae, axis),
+        *_large(vertebrae, ordered),
         *_variants(ordered),
     ]
     kept = [
@@ -319,6 +322,29 @@ def _pieces(vertebrae: Sequence[Vertebra], axis: NDArray[np.float64]) -> list[Fi
                     f"{vertebra.level} lies in {len(far) + 1} pieces up to {gap:.0f} mm apart: the"
                     " smaller ones belong to something else, or its centroid lies off",
                     (vertebra.level,),
+                )
+            )
+    return found
+
+
+def _large(vertebrae: Sequence[Vertebra], ordered: Sequence[_Node]) -> list[Finding]:
+    """A label that covers two vertebrae is one piece, and twice as large as its neighbours."""
+    found = []
+    whole = [node for node in ordered if not node.is_second]
+    for above, node, below in zip(whole, whole[1:], whole[2:], strict=False):
+        three = [vertebrae[other.index] for other in (above, node, below)]
+        if any(known.is_incomplete or known.level == "S1" for known in three):
+            continue
+        # Of the largest pieces: a second one is a level there twice, told as such.
+        sizes = [_main(known).n_voxels for known in three]
+        ratio = 2 * sizes[1] / (sizes[0] + sizes[2])
+        if ratio > _LARGE:
+            found.append(
+                Finding(
+                    "level_large",
+                    f"{node.level} is {ratio:.1f} times as large as"
+                    f" {above.level} and {below.level} beside it: it may cover two vertebrae",
+                    (node.level,),
                 )
             )
     return found
