@@ -8,6 +8,10 @@ The image is first brought to a scale where its noise has standard deviation 1 e
 of the pixels is never a target of training; the loss on those says when to stop. The weights used
 are a running average over the training steps.
 
+The network errs where it has seen too little of a structure, non-local means where nothing looks
+alike: their weighted mean is better than either. The weight follows from how well each guesses the
+pixels held out, shown the image without them.
+
 Source: A. Krull, T.-O. Buchholz, F. Jug, "Noise2Void: learning denoising from single noisy images",
 CVPR 2019; J. Batson, L. Royer, "Noise2Self", ICML 2019.
 """
@@ -25,6 +29,7 @@ from lamella.core.errors import DeviceError, InputError
 from lamella.core.optional import require
 from lamella.core.progress import Progress, ProgressSink
 from lamella.restoration.blind_spot_network import NetworkShape, draw_weights, run_network
+from lamella.restoration.non_local_means import NonLocalMeans
 from lamella.restoration.source import ChannelSource
 from lamella.restoration.tiles import Triple
 from lamella.restoration.variance import Stabiliser
@@ -40,6 +45,8 @@ _KEEP = 0.98
 """Of the running average of the weights, per step."""
 _PATIENCE = 3
 _IMPROVEMENT = 1e-3
+_N_JUDGED = 2
+"""Windows on which the network and non-local means are compared."""
 _TRAINING_VOXELS = 16 * 2**20
 
 
@@ -57,7 +64,7 @@ class BlindSpotOptions:
 
     is_volumetric: bool = False
     strength: float = 1.0
-    n_steps: int = 240
+    n_steps: int = 160
     seed: int = 0
     device: str = "auto"
 
@@ -82,6 +89,7 @@ class BlindSpot:
         n_steps: steps it was trained.
         loss: mean square error on the pixels held out, in units of the noise's variance; 1 is what
             a perfect image would give.
+        share: weight of the network in the mean with non-local means, 0..1.
     """
 
     stabiliser: Stabiliser
@@ -91,6 +99,7 @@ class BlindSpot:
     weights: list[Any]
     n_steps: int
     loss: float
+    share: float = 1.0
     shape: NetworkShape = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +137,7 @@ class BlindSpot:
             "seed": self.options.seed,
             "n_steps": self.n_steps,
             "held_out_loss": self.loss,
+            "share_of_network": self.share,
             "width": self.shape.width,
             "n_levels": self.shape.n_levels,
             "network_sha256": digest.hexdigest(),
@@ -136,19 +146,25 @@ class BlindSpot:
     def apply(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise a block, (z, y, x)."""
         torch = _torch()
-        stable = (self.stabiliser.stabilise(block) - np.float32(self.mean)) / np.float32(self.std)
+        image = self.stabiliser.stabilise(block)
+        stable = (image - np.float32(self.mean)) / np.float32(self.std)
         device = self.weights[0].device
         planes = stable[None, None] if self.options.is_volumetric else stable[:, None]
         with torch.inference_mode():
             parts = [
-                run_network(torch, self.shape, self.weights, image.to(device)).cpu().numpy()
-                for image in torch.from_numpy(np.ascontiguousarray(planes)).split(1)
+                run_network(torch, self.shape, self.weights, part.to(device)).cpu().numpy()
+                for part in torch.from_numpy(np.ascontiguousarray(planes)).split(1)
             ]
         found = np.concatenate(parts).reshape(block.shape)
-        result = self.stabiliser.restore(found * np.float32(self.std) + np.float32(self.mean))
+        found = found * np.float32(self.std) + np.float32(self.mean)
+        result = self.stabiliser.restore(found.astype(np.float32))
+        if self.share < 1:
+            alike = _companion(self.stabiliser, self.options).average(image)
+            part = np.float32(self.share)
+            result = part * result + (np.float32(1) - part) * self.stabiliser.restore(alike)
         share = np.float32(self.options.strength)
         if share == 1:
-            return result
+            return result.astype(np.float32)
         return (share * result + (np.float32(1) - share) * block).astype(np.float32)
 
 
@@ -171,6 +187,7 @@ def train_blind_spot(
     device = _device(torch, options.device)
     training = _Training(torch, device, options, _windows(source, stabiliser, options))
     loss, n_steps = training.run(sink)
+    share = training.share(_companion(stabiliser, options))
     return BlindSpot(
         stabiliser=stabiliser,
         options=options,
@@ -179,6 +196,7 @@ def train_blind_spot(
         weights=training.best,
         n_steps=n_steps,
         loss=loss * training.std**2,
+        share=share,
     )
 
 
@@ -234,6 +252,25 @@ class _Training:
             if waited >= _PATIENCE:
                 break
         return float(best), taken
+
+    def share(self, companion: NonLocalMeans) -> float:
+        """Weight of the network in the mean, from what guesses the pixels held out best."""
+        torch, above, below = self.torch, 0.0, 0.0
+        for window, held in zip(self.windows[:_N_JUDGED], self.held, strict=False):
+            image, hidden = window[None, None].to(self.device), held[None, None].to(self.device)
+            with torch.inference_mode():
+                filled = self._filled(image, hidden)
+                found = run_network(torch, self.shape, self.best, filled)[hidden].cpu().numpy()
+            stable = filled.cpu().numpy().reshape((-1, *window.shape[-2:]))
+            alike = companion.average(stable * np.float32(self.std) + np.float32(self.mean))
+            alike = ((alike - self.mean) / self.std)[held.numpy().reshape(alike.shape)]
+            truth = image[hidden].cpu().numpy()
+            above += float(((truth - alike) * (found - alike)).sum(dtype=np.float64))
+            below += float(((found - alike) ** 2).sum(dtype=np.float64))
+        best = min(1.0, max(0.0, above / below)) if below > 0 else 1.0
+        # In use both see the pixel itself too, which serves the network more than the comparison
+        # without it tells: half way to equal shares.
+        return 0.5 * (best + 0.5)
 
     def _step(self, optimiser: Any) -> None:
         torch = self.torch
@@ -329,6 +366,11 @@ def _windows(
         stable = stabiliser.stabilise(source.read(box))
         found.append(stable if options.is_volumetric else stable[0])
     return found
+
+
+def _companion(stabiliser: Stabiliser, options: BlindSpotOptions) -> NonLocalMeans:
+    """Non-local means that the network's result is averaged with."""
+    return NonLocalMeans.fitting(stabiliser, is_volumetric=options.is_volumetric)
 
 
 def _neighbours(torch: Any, n_spatial: int) -> Any:

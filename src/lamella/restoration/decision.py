@@ -82,7 +82,7 @@ class RestoreOptions:
     dimensions: Dimensions = "auto"
     seed: int = 0
     device: str = "auto"
-    n_steps: int = 240
+    n_steps: int = 160
 
     def __post_init__(self) -> None:
         if self.psf is not None and self.psf_sigma is not None:

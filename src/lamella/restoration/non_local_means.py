@@ -78,11 +78,21 @@ class NonLocalMeans:
 
     def apply(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Denoise a block, (z, y, x)."""
-        stable = self.stabiliser.stabilise(block)
+        return self.stabiliser.restore(self.average(self.stabiliser.stabilise(block)))
+
+    def average(self, stable: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Denoise a block, (z, y, x), on the scale where the noise has standard deviation 1."""
         if self.is_volumetric:
-            return self.stabiliser.restore(self._averaged(stable))
-        planes = np.stack([self._averaged(plane[None])[0] for plane in stable])
-        return self.stabiliser.restore(planes)
+            return self._averaged(stable)
+        return np.stack([self._averaged(plane[None])[0] for plane in stable])
+
+    @classmethod
+    def fitting(
+        cls, stabiliser: Stabiliser, *, is_volumetric: bool, strength: float = 1.0
+    ) -> NonLocalMeans:
+        """With patches and distances that suit slices or volumes."""
+        patch, distance = (3, 3) if is_volumetric else (5, 6)
+        return cls(stabiliser, strength, is_volumetric, patch, distance)
 
     def _averaged(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Weighted mean over all shifts; each pair of voxels is compared once for both."""

@@ -222,9 +222,9 @@ class _Work:
             )
             return train_blind_spot(self.source, stabiliser, chosen, sink)
         if self.decision.method == "non_local_means":
-            distance = 3 if self.decision.is_volumetric else 6
-            patch = 3 if self.decision.is_volumetric else 5
-            return NonLocalMeans(stabiliser, strength, self.decision.is_volumetric, patch, distance)
+            return NonLocalMeans.fitting(
+                stabiliser, is_volumetric=self.decision.is_volumetric, strength=strength
+            )
         return self._deblurrer(strength, sink)
 
     def _deblurrer(self, strength: float, sink: ProgressSink) -> RichardsonLucy:
