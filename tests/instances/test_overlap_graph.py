@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from lamella.core.errors import InputError
-from lamella.instances import link_rules
 from lamella.instances.assignment import assign
+from lamella.instances.matching import match_pairs, match_sparse
 from lamella.instances.overlap_graph import build_overlap_graph
 
 volumes = st.builds(
@@ -79,17 +79,28 @@ def test_large_components_are_solved_alike(seed, n, density):
     rng = np.random.default_rng(seed)
     left, right = np.nonzero(rng.random((n, n)) < density)
     gain = rng.permutation(10**6)[: len(left)] + 1
-    chosen = link_rules._match(left, right, gain, n)
+    chosen = match_pairs(left, right, gain, n)
     assert len(set(left[chosen])) == len(chosen) == len(set(right[chosen]))
     table = np.zeros((n, n), np.int64)
     table[left, right] = gain
     rows, columns = linear_sum_assignment(table, maximize=True)
     assert gain[chosen].sum() == table[rows, columns].sum()
     if len(left):
-        sparse = link_rules._match_sparse(left, right, gain)
+        sparse = match_sparse(left, right, gain)
         assert gain[sparse].sum() == gain[chosen].sum()
 
 
 def test_a_distance_below_one_is_refused():
     with pytest.raises(InputError, match="1 or more"):
         build_overlap_graph(np.zeros((1, 2, 2), np.uint8), max_distance_z=0)
+
+
+def test_a_component_of_hundreds_goes_the_other_way():
+    rng = np.random.default_rng(0)
+    left, right = np.nonzero(rng.random((300, 300)) < 0.1)
+    gain = rng.integers(1, 2**40, len(left))
+    chosen = match_pairs(left, right, gain, 300)
+    table = np.zeros((300, 300), np.int64)
+    table[left, right] = gain
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    assert gain[chosen].sum() == table[rows, columns].sum()

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from lamella.core.errors import InputError
 from lamella.core.progress import Progress, ProgressSink, SilentSink
 from lamella.instances.components import WritableArray, id_dtype
-from lamella.instances.link_rules import Linking, LinkOptions, link_sections
+from lamella.instances.link_options import Linking, LinkOptions
+from lamella.instances.link_rules import link_sections
 from lamella.instances.overlap_graph import (
     OverlapGraph,
     as_unsigned,

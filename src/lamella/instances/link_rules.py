@@ -6,16 +6,16 @@ reading them in other pieces gives the same objects. Where two choices are equal
 where the sections lie decides, which is symmetric too.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.core.errors import InputError
+from lamella.instances.link_options import Linking, LinkOptions
+from lamella.instances.matching import match_pairs
 from lamella.instances.overlap_graph import OverlapGraph
 
-__all__ = ["LinkOptions", "Linking", "link_sections"]
+__all__ = ["link_sections"]
 
 NESTED = 0.75
 """Share of the smaller section inside the larger from which it is a cap, a piece or a branch."""
@@ -40,79 +40,7 @@ BRANCH_LENGTH = 3
 LONG = 16
 """Sections from which a trunk is long enough for every branch."""
 
-_LARGEST_TABLE = 2**16
 _UNIT = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """When objects of different slices are one.
-
-    Attributes:
-        min_overlap_ratio: least weight of a link, 0 to 1: IoU times the share of the smaller
-            section that lies inside the larger.
-        max_distance_z: slices from one to the next of an object; 2 bridges one missing slice.
-            Slices without any object do not count.
-        max_centroid_distance: farthest in-plane distance of the centroids of linked sections, in
-            the unit of the spacing; None = twice the equivalent diameter of the larger section.
-        fill_gaps: draw what is missing in bridged slices, by interpolating the shape; only where
-            there is background.
-    """
-
-    min_overlap_ratio: float = 0.3
-    max_distance_z: int = 2
-    max_centroid_distance: float | None = None
-    fill_gaps: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_overlap_ratio <= 1:
-            raise InputError(
-                f"min_overlap_ratio is {self.min_overlap_ratio}, expected more than 0, at most 1",
-                hint="0.3 is usual; a higher one links less",
-            )
-        if self.max_distance_z < 1:
-            raise InputError(
-                f"max_distance_z is {self.max_distance_z}, expected 1 or more",
-                hint="1 links neighbouring slices only, 2 bridges one missing slice",
-            )
-        if self.max_centroid_distance is not None and not self.max_centroid_distance > 0:
-            raise InputError(
-                f"max_centroid_distance is {self.max_centroid_distance}, expected more than 0"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Linking:
-    """What belongs together.
-
-    Attributes:
-        object_of: int64, (n_sections,); object of every section, from 0, by first section.
-        n_objects: how many objects.
-        n_branches: branches joined to a trunk.
-        n_absorbed: pieces put into the object around them.
-        links: int64, (n_links, 2); the sections of every link.
-        gaps: int64, (n_gaps_closed, 2); the sections on both sides of every gap.
-        margin: float32, (n_sections,); by how much the link to the next section beats the best
-            other one; nan without a next one.
-    """
-
-    object_of: NDArray[np.int64]
-    n_objects: int
-    n_branches: int
-    n_absorbed: int
-    links: NDArray[np.int64]
-    gaps: NDArray[np.int64]
-    margin: NDArray[np.float32]
-
-    @property
-    def n_links(self) -> int:
-        """Links between neighbouring slices."""
-        return len(self.links)
-
-    @property
-    def n_gaps_closed(self) -> int:
-        """Links across slices that lack the object."""
-        return len(self.gaps)
 
 
 def link_sections(
@@ -208,7 +136,7 @@ class _Linker:
     def _link(self, strong: NDArray[np.bool_], caps: NDArray[np.bool_]) -> None:
         """One to one; then caps that lie in a waist are cut off again."""
         edges = np.flatnonzero(strong | caps)
-        chosen = edges[_match(self.a[edges], self.b[edges], self.gain[edges], self.n)]
+        chosen = edges[match_pairs(self.a[edges], self.b[edges], self.gain[edges], self.n)]
         self.following[self.a[chosen]] = self.b[chosen]
         self.preceding[self.b[chosen]] = self.a[chosen]
         weak = chosen[caps[chosen]]
@@ -246,7 +174,7 @@ class _Linker:
         is_first = np.ones(len(edges), bool)
         is_first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
         edges = edges[is_first]
-        chosen = edges[_match(of[a[edges]], of[b[edges]], self.gain[edges], self.n)]
+        chosen = edges[match_pairs(of[a[edges]], of[b[edges]], self.gain[edges], self.n)]
         gaps = np.stack([a[chosen], b[chosen]], axis=1)
         self.joins.append(gaps)
         return gaps
@@ -469,48 +397,3 @@ def _first_of(groups: NDArray[Any], n: int) -> NDArray[np.int64]:
     smallest = np.full(n, len(groups), np.int64)
     np.minimum.at(smallest, groups, np.arange(len(groups)))
     return smallest
-
-
-def _match(
-    left: NDArray[np.int64], right: NDArray[np.int64], gain: NDArray[np.int64], n: int
-) -> NDArray[np.int64]:
-    """Indices of the pairs of the best one-to-one assignment, ascending."""
-    from lamella.instances.assignment import components_of, match_sorted
-
-    if len(left) == 0:
-        return np.zeros(0, np.int64)
-    component = components_of(left, right, n)
-    order = np.argsort(component, kind="stable")
-    is_chosen, is_left = match_sorted(
-        left[order], right[order], gain[order], component[order], _LARGEST_TABLE
-    )
-    if is_left.any():
-        rest = np.flatnonzero(is_left)
-        at = order[rest]
-        is_chosen[rest[_match_sparse(left[at], right[at], gain[at])]] = True
-    return np.sort(order[is_chosen])
-
-
-def _match_sparse(
-    left: NDArray[np.int64], right: NDArray[np.int64], gain: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The same for components whose table would be large; every row may also stay alone."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
-    rows, i = np.unique(left, return_inverse=True)
-    columns, j = np.unique(right, return_inverse=True)
-    n = len(rows)
-    top = float(gain.max()) + 1.0
-    cost = np.concatenate([top - gain, np.full(n, top)])
-    table = csr_matrix(
-        (
-            cost,
-            (np.concatenate([i, np.arange(n)]), np.concatenate([j, len(columns) + np.arange(n)])),
-        ),
-        shape=(n, len(columns) + n),
-    )
-    found: Any = min_weight_full_bipartite_matching(table)
-    column_of = np.full(n, -1)
-    column_of[found[0]] = found[1]
-    return np.flatnonzero(column_of[i] == j)
