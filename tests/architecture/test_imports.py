@@ -8,6 +8,7 @@ import pytest
 HEAVY = {
     "numba",
     "h5py",
+    "highdicom",
     "monai",
     "napari",
     "nibabel",

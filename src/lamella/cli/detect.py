@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_FORMATS = {"json": "json", "csv": "csv", "png": "png", "nifti": "nifti", "dicom-seg": "dicom-seg"}
+_FORMATS = ("json", "csv", "png", "nifti", "nrrd", "dicom-seg", "dicom-seg-labelmap")
 _INPUT_WORDS = ("series", "dataset", "channel", "time", "axes", "spacing", "unit")
 
 
@@ -55,7 +55,7 @@ def command() -> None:
     help="What the values of --labels mean: total, total_v3, total_v1, vertebrae_pp, vertebrae_mr,"
     " or a JSON file; as the file itself says unless given.",
 )
-@click.option("--format", "format_id", type=click.Choice(tuple(_FORMATS)), help="Format of -o.")
+@click.option("--format", "format_id", type=click.Choice(_FORMATS), help="Format of -o.")
 @click.option(
     "--model",
     default="totalsegmentator:total",
