@@ -133,12 +133,9 @@ def test_the_network_denoises_without_having_seen_a_clean_image():
 @pytest.mark.parametrize("name", ["BPAE_B", "BPAE_G"])
 def test_the_network_gains_on_the_confocal_pairs(confocal, name):
     clean, noisy = confocal[name]
-    found = restored(noisy, train(noisy, n_steps=240))
+    found = restored(noisy, train(noisy, n_steps=160))
     assert psnr(found, clean) >= psnr(noisy, clean) + 4.0
-    assert (
-        psnr(found, clean)
-        >= psnr(restored(noisy, NonLocalMeans(stabiliser_of(noisy))), clean) - 0.1
-    )
+    assert psnr(found, clean) >= psnr(restored(noisy, NonLocalMeans(stabiliser_of(noisy))), clean)
 
 
 @pytest.mark.usefixtures("few_threads")
