@@ -41,6 +41,19 @@ def spots(tmp_path_factory, lamella_models):
     )
 
 
+class Recording:
+    def __init__(self, stop=lambda _event: False):
+        self.events, self.token, self._stop = [], CancelToken(), stop
+
+    def emit(self, event):
+        self.events.append(event)
+        if self._stop(event):
+            self.token.cancel()
+
+    def check(self):
+        self.token.check()
+
+
 def run(model, folder, volume=None, sink=None, **fields):
     volume = image() if volume is None else volume
     request = SegmentRequest(
@@ -119,20 +132,19 @@ def test_holes_and_small_objects_after_linking(spots, tmp_path):
     assert not (tmp_path / "run" / ".staged.ome.zarr").exists()
 
 
+@pytest.mark.parametrize("stage", ["overlaps", "linking"])
+def test_a_run_that_is_stopped_while_it_links_goes_on(spots, tmp_path, stage):
+    whole = run(spots, tmp_path / "whole")
+    sink = Recording(lambda event: isinstance(event, ProgressEvent) and event.stage == stage)
+    with pytest.raises(RunCancelledError):
+        run(spots, tmp_path / "run", sink=sink)
+    sink = Recording()
+    again = run(spots, tmp_path / "run", sink=sink)
+    assert not any(isinstance(e, ProgressEvent) and e.stage == "tiles" for e in sink.events)
+    np.testing.assert_array_equal(again.labels.load(), whole.labels.load())
+
+
 # --- Three planes -------------------------------------------------------------------------------
-
-
-class Recording:
-    def __init__(self, stop=lambda _event: False):
-        self.events, self.token, self._stop = [], CancelToken(), stop
-
-    def emit(self, event):
-        self.events.append(event)
-        if self._stop(event):
-            self.token.cancel()
-
-    def check(self):
-        self.token.check()
 
 
 def thick(step=2):
