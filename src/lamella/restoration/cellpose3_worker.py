@@ -6,9 +6,6 @@ one slice after the other, brought to 0..1 by the host, and leaves the restored 
 
 import sys
 
-sys.path.insert(0, sys.argv[1])
-import child  # type: ignore[import-not-found]  # found in the folder the host names
-
 
 def main(channel):
     """Load the model once, then restore slice by slice."""
@@ -45,13 +42,16 @@ def _load(channel, denoise):
     device = torch.device(channel.request["device"] if use_gpu else "cpu")
     try:
         return denoise.DenoiseModel(gpu=use_gpu, pretrained_model=path, device=device, nchan=1)
-    except Exception as error:
-        raise child.Failed(
+    except Exception as error:  # noqa: BLE001 - whatever a file that is no model does
+        return channel.fail(
             "invalid_model",
             f"{path} is no restoration model of Cellpose 3: {type(error).__name__}: {error}",
             "give the weights of a model such as denoise_cyto3 with --model PATH",
-        ) from error
+        )
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    import child  # type: ignore[import-not-found]  # found in the folder the host names
+
     child.serve(main)
