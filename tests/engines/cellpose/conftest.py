@@ -65,12 +65,13 @@ def trained(python3, tmp_path_factory, request):
 
 
 SMALL_SAM = """
-import sys
-import segment_anything, torch
+import importlib, sys
+import torch
 from cellpose import vit
 
 def build(checkpoint=None):
-    return segment_anything.build_sam._build_sam(64, 2, 1, [1], checkpoint)
+    module = importlib.import_module("segment_anything.build_sam")
+    return module._build_sam(64, 2, 1, [1], checkpoint)
 
 torch.manual_seed(0)
 vit.sam_model_registry = {**vit.sam_model_registry, "vit_l": build}

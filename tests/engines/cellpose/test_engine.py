@@ -131,45 +131,25 @@ def test_a_volume_is_segmented_by_three_planes_as_cellpose_itself_does(
 
 def test_a_stopped_run_of_slices_goes_on_to_the_same_labels(run, model3, tmp_path):
     volume, _ = nuclei((6, 64, 64), 10)
-    whole = run(volume, model3, instances="slices", options={"diameter": 14})
+    words = {"instances": "slices", "options": {"diameter": 14}}
+    labels = run(volume, model3, **words).labels.load()
     stopped = tmp_path / "stopped"
     with pytest.raises(RunCancelledError):
-        run(
-            volume,
-            model3,
-            sink=CancelAt(3),
-            folder=stopped,
-            instances="slices",
-            options={"diameter": 14},
-        )
+        run(volume, model3, sink=CancelAt(3), folder=stopped, **words)
+    other = shutil.copytree(stopped, tmp_path / "other")
     sink = RecordingSink()
-    resumed = run(
-        volume,
-        model3,
-        sink=sink,
-        folder=stopped,
-        resume=True,
-        instances="slices",
-        options={"diameter": 14},
-    )
-    labels = whole.labels.load()
+    resumed = run(volume, model3, sink=sink, folder=stopped, resume=True, **words)
     assert_array_equal(resumed.labels.load(), labels)
     done = [e.done for e in sink.events if isinstance(e, ProgressEvent) and e.stage == "segmenting"]
     assert min(done) > 3, "finished slices are not segmented again"
     per_slice = [set(np.unique(plane)) - {0} for plane in labels]
     assert sum(map(len, per_slice)) == len(set().union(*per_slice)), "ids are never reused"
-    changed = RecordingSink()
-    run(
-        volume,
-        model3,
-        sink=changed,
-        folder=stopped,
-        resume=True,
-        instances="slices",
-        options={"diameter": 16},
-    )
+    changed = CancelAt(1)
+    words["options"] = {"diameter": 16}
+    with pytest.raises(RunCancelledError):
+        run(volume, model3, sink=changed, folder=other, resume=True, **words)
     told = [event.message for event in changed.events if isinstance(event, LogEvent)]
-    assert any("options changed" in message for message in told)
+    assert "starting anew: options changed since the stop" in told
 
 
 def test_the_whole_command_links_slices(trained, tmp_path, capsys):

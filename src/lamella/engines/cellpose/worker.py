@@ -15,6 +15,7 @@ name, runs another model than the one asked for.
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
 from pathlib import Path
@@ -400,7 +401,8 @@ def _size_sam(state):
     Widths, depth and which blocks attend to all tokens are read from the weights; heads are 64 wide
     in ViT-B and ViT-L.
     """
-    import segment_anything
+    # The package's attribute of this name is a function.
+    builder = importlib.import_module("segment_anything.build_sam")
     from cellpose import vit
 
     patch = state.get("encoder.patch_embed.proj.weight")
@@ -418,7 +420,7 @@ def _size_sam(state):
     ]
 
     def build(checkpoint=None):
-        return segment_anything.build_sam._build_sam(
+        return builder._build_sam(
             encoder_embed_dim=width,
             encoder_depth=depth,
             encoder_num_heads=max(1, width // 64),
