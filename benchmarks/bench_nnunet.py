@@ -38,11 +38,20 @@ def helpers():
     return module
 
 
-def peak_mb():
-    """Highest memory of this process so far, MB."""
-    import resource
+def status_mb(field):
+    """A field of this process's status, such as VmRSS or VmHWM (highest so far), MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def extra_mb(run):
+    """Memory at its highest while something runs, beyond what was held before, MB."""
+    before = status_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far starts anew
+    run()
+    return status_mb("VmHWM") - before
 
 
 # --- Resampling and reducing --------------------------------------------------------------------
@@ -90,10 +99,10 @@ def nnunet_export(n_classes, size, target):
 
 def lamella_export(n_classes, size, target):
     """A function that exports logits band by band, as they would leave the tile loop."""
-    from lamella.engines.nnunet.export import OutputGrid, ResamplingOutlet
+    from lamella.engines.nnunet.export import make_output_grid
     from lamella.engines.nnunet.resample import Rule
-    from lamella.engines.nnunet.write import LabelSink, Place
     from lamella.inference.decode import Argmax
+    from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet
     from lamella.volume.box import Box
 
     class Memory:
@@ -114,7 +123,7 @@ def lamella_export(n_classes, size, target):
 
     shape = (target,) * 3
     whole = Box.from_shape(shape)
-    grid = OutputGrid.make(shape, whole, (size,) * 3, Rule(order=1), None)
+    grid = make_output_grid(shape, whole, (size,) * 3, Rule(order=1), None)
     output = Box((0, 0), shape[1:])
 
     def export(logits):
@@ -136,9 +145,7 @@ def bench_export(words):
         export = {"nnunet": nnunet_export, "lamella": lamella_export}[words.child]
         run = export(n_classes, size, target)
         logits = logits_of(n_classes, size)
-        before = peak_mb()
-        run(logits)
-        print(json.dumps({"mb": peak_mb() - before}))
+        print(json.dumps({"mb": extra_mb(lambda: run(logits))}))
         return
     logits = logits_of(n_classes, size)
     theirs, ours = (make(n_classes, size, target) for make in (nnunet_export, lamella_export))

@@ -77,7 +77,7 @@ def test_a_run_is_cancelled_and_goes_on_inside_the_tile_loop(trained, image, ref
     class StopAtTile(RecordingSink):
         def check(self):
             done = [e for e in self.events if getattr(e, "stage", "") == "tiles"]
-            if len(done) >= 8:
+            if done:
                 raise RunCancelledError("cancelled by the test")
 
     options = options_of(trained, tmp_path / "run")
