@@ -44,6 +44,7 @@ __all__ = [
     "PlaneSink",
     "ResamplingOutlet",
     "iter_row_blocks",
+    "mixed",
     "write_outside",
 ]
 
@@ -343,7 +344,7 @@ class LabelSink:
         labels, maps = self._labels[here], self._maps[(slice(None), *here)]
 
         def work(rows: slice) -> None:
-            total = _mixed(planes, taps, rows)
+            total = mixed(planes, taps, rows)
             if self._adjust is not None:
                 (y0, x0), (_, x1) = self._in_input.start, self._in_input.stop
                 there = slice(y0 + rows.start, y0 + rows.start + total.shape[1])
@@ -412,8 +413,14 @@ def write_outside(store: LayerStore, shape: tuple[int, ...], inside: Box, values
     store.sync()
 
 
-def _mixed(planes: Any, taps: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-    """Weighted sum of the same rows of several layers."""
+def mixed(planes: Any, taps: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+    """Weighted sum of the same rows of several layers.
+
+    Args:
+        planes: layers, float32, (k, y, x) each.
+        taps: weight of each.
+        rows: which rows.
+    """
     if len(planes) == 1 and taps[0] == 1.0:
         return planes[0][:, rows]
     total = planes[0][:, rows] * taps[0]

@@ -29,15 +29,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.inference.operator import Operator as AxisOperator
+
 __all__ = ["Operator", "Rule", "new_shape", "operators", "separate_axis"]
 
 ANISOTROPY_THRESHOLD = 3.0
 """From this ratio of spacings on, nnU-Net treats the coarse axis on its own."""
 
 _PADDING = 12
-_SMALLEST_WEIGHT = 1e-7
-# Output rows per matrix product: enough for BLAS, few enough that most of a block is not zero.
-_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +58,8 @@ class Rule:
     ties_to_lowest: bool = False
 
 
-class Operator:
-    """Weighted sums along one axis.
-
-    Args:
-        weights: float64, (n_out, n_in).
-    """
-
-    def __init__(self, weights: NDArray[np.float64]) -> None:
-        self.n_out, self.n_in = weights.shape
-        is_used = np.abs(weights) > _SMALLEST_WEIGHT
-        first = is_used.argmax(axis=1)
-        last = self.n_in - is_used[:, ::-1].argmax(axis=1)
-        self.start: NDArray[np.int64] = first.astype(np.int64)
-        self.stop: NDArray[np.int64] = last.astype(np.int64)
-        width = int((last - first).max())
-        index = np.minimum(first[:, None] + np.arange(width), self.n_in - 1)
-        taps = np.take_along_axis(weights, index, axis=1)
-        taps[first[:, None] + np.arange(width) >= last[:, None]] = 0.0
-        # What was cut away is given back: a constant stays exactly that constant.
-        taps /= taps.sum(axis=1, keepdims=True)
-        self.taps: NDArray[np.float32] = taps.astype(np.float32)
-        self._blocks: dict[int, NDArray[np.float32]] = {}
+class Operator(AxisOperator):
+    """Weighted sums along one axis, as nnU-Net's resampling has them."""
 
     @classmethod
     def make(cls, n_in: int, n_out: int, *, order: int) -> Operator:
@@ -106,77 +85,6 @@ class Operator:
             weights[rows, np.minimum(low + 1, n_in - 1)] += at - low
             return cls(weights)
         return cls(_spline_weights(n_in, at, order))
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether nothing changes."""
-        return self.n_in == self.n_out and bool(np.all(self.start == np.arange(self.n_out)))
-
-    def sources(self, start: int, stop: int) -> tuple[int, int]:
-        """The old voxels that new voxels ``start`` to ``stop`` are made of."""
-        return int(self.start[start:stop].min()), int(self.stop[start:stop].max())
-
-    def apply(self, values: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:
-        """Resample a whole axis.
-
-        Args:
-            values: float32, of any shape.
-            axis: which one, not negative.
-        """
-        return self.part(values, axis=axis, start=0, stop=self.n_out, offset=0)
-
-    def part(
-        self, values: NDArray[np.float32], *, axis: int, start: int, stop: int, offset: int
-    ) -> NDArray[np.float32]:
-        """New voxels ``start`` to ``stop`` of an axis.
-
-        Every value is the same whatever part it is asked for in: products are always taken over
-        the same blocks of the axis.
-
-        Args:
-            values: float32; of the axis, the old voxels from ``offset`` on, at least those that
-                :meth:`block_sources` names.
-            axis: the last one or the last but one.
-            start: first new voxel.
-            stop: one past the last.
-            offset: position of the first old voxel of ``values``.
-        """
-        shape = list(values.shape)
-        shape[axis] = stop - start
-        result = np.empty(shape, np.float32)
-        is_last = axis == values.ndim - 1
-        for block in range(start // _BLOCK, -(-stop // _BLOCK)):
-            first, last = block * _BLOCK, min((block + 1) * _BLOCK, self.n_out)
-            low, high = self.sources(first, last)
-            matrix = self._matrix(block)
-            rows = slice(max(start, first) - start, min(stop, last) - start)
-            inner = slice(max(start, first) - first, min(stop, last) - first)
-            if is_last:
-                part = np.matmul(values[..., low - offset : high - offset], matrix.T)
-                result[..., rows] = part[..., inner]
-            else:
-                part = np.matmul(matrix, values[..., low - offset : high - offset, :])
-                result[..., rows, :] = part[..., inner, :]
-        return result
-
-    def block_sources(self, start: int, stop: int) -> tuple[int, int]:
-        """The old voxels that :meth:`part` needs for new voxels ``start`` to ``stop``."""
-        first = start // _BLOCK * _BLOCK
-        return self.sources(first, min(-(-stop // _BLOCK) * _BLOCK, self.n_out))
-
-    def _matrix(self, block: int) -> NDArray[np.float32]:
-        known = self._blocks.get(block)
-        if known is not None:
-            return known
-        first, last = block * _BLOCK, min((block + 1) * _BLOCK, self.n_out)
-        low, high = self.sources(first, last)
-        matrix = np.zeros((last - first, high - low), np.float32)
-        for row in range(first, last):
-            n = int(self.stop[row] - self.start[row])
-            at = int(self.start[row]) - low
-            matrix[row - first, at : at + n] = self.taps[row, :n]
-        self._blocks[block] = matrix
-        return matrix
 
 
 def _spline_weights(n_in: int, at: NDArray[np.float64], order: int) -> NDArray[np.float64]:

@@ -18,23 +18,16 @@ from numpy.typing import NDArray
 
 from lamella.core.errors import UnreadableFileError
 from lamella.engines.nnunet.decode import Shares, decoder_of
-from lamella.engines.nnunet.export import OutputGrid, ResamplingOutlet
+from lamella.engines.nnunet.export import make_output_grid
 from lamella.engines.nnunet.layout import Layout, SourceWish, lay_out, make_source
 from lamella.engines.nnunet.opening import Opened, open_runtime
 from lamella.engines.nnunet.settings import input_spacing
-from lamella.engines.nnunet.write import (
-    LabelSink,
-    Member,
-    MemberSink,
-    Place,
-    TransposedStore,
-    turned,
-    write_outside,
-)
+from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, averaged, turned
 from lamella.inference.confidence import measures_of
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal, JournalState
 from lamella.inference.layers import LabelLayers, LayerStore, ProbabilityLayers
+from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet, write_outside
 from lamella.inference.plan import Column, Plan, column_extent, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
@@ -156,7 +149,7 @@ class Stage:
         )
         self.measures = measures_of(is_asked=has_maps, has_spread=self.opened.has_spread)
         self.decoder = decoder_of(wish.rule, self.measures, has_spread=self.opened.has_spread)
-        self.grid = OutputGrid.make(
+        self.grid = make_output_grid(
             self.layout.shape,
             self.layout.crop,
             self.layout.network_shape,
@@ -239,7 +232,7 @@ class Stage:
                 place,
                 self.decoder,
                 (labels, maps),
-                shares=(shares, members) if members else None,
+                adjust=averaged(shares, members),
                 background=_background(self.measures),
             )
         return ResamplingOutlet(

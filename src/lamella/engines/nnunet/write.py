@@ -7,7 +7,6 @@ with what nnU-Net cut away put back around it.
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.engines.nnunet.decode import Shares
-from lamella.engines.nnunet.export import OutputGrid, Plane, iter_row_blocks
-from lamella.inference.decode import Decoder
-from lamella.inference.journal import Journal
 from lamella.inference.layers import LayerStore
+from lamella.inference.outlet import Adjust, Place, Plane, iter_row_blocks, mixed
 from lamella.io.format import storage_errors
 from lamella.volume.box import Box
 
-__all__ = ["LabelSink", "Member", "MemberSink", "Place", "TransposedStore", "write_outside"]
+__all__ = ["Member", "MemberSink", "TransposedStore", "averaged"]
 
 
 class TransposedStore:
@@ -98,126 +95,22 @@ class Member:
         self._view()[:, layer, rows, columns] = values
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in the input a column's layers go.
-
-    Attributes:
-        grid: from the network's grid.
-        output: (y, x) box that the column writes, in the order of the plans.
-        first_layer: layers of the input before this one are done.
-        journal: journal and number of the column in it.
-    """
-
-    grid: OutputGrid
-    output: Box
-    first_layer: int
-    journal: tuple[Journal, int]
-
-    @property
-    def first_crop_layer(self) -> int:
-        """The first layer of the crop that is not done."""
-        return max(0, self.first_layer - self.grid.crop.start[0])
-
-
-class LabelSink:
-    """Decodes layers and writes labels and maps of one column.
+def averaged(shares: Shares, members: list[Member]) -> Adjust | None:
+    """Puts the mean of all models of an ensemble in the place of the last one's logits.
 
     Args:
-        place: where they go.
-        decoder: logits to labels.
-        stores: of labels and of maps (None = dropped), axes in the order of the plans.
-        shares: how probabilities of ensembles are taken, with the members before this one.
-        background: value of every map where the image was cut away.
+        shares: how probabilities are taken.
+        members: the models before the last; None is returned where there are none.
     """
+    if not members:
+        return None
 
-    def __init__(
-        self,
-        place: Place,
-        decoder: Decoder,
-        stores: tuple[LayerStore, LayerStore | None],
-        *,
-        shares: tuple[Shares, list[Member]] | None = None,
-        background: tuple[int, ...] = (),
-    ) -> None:
-        self._place = place
-        self._decoder = decoder
-        self._stores = stores
-        self._shares = shares
-        self._background = np.array(background, np.uint8).reshape(-1, 1, 1, 1)
-        self._depth = stores[0].unit[0]
-        self._next = place.first_layer
-        self._finished: list[Box] = []
-        part = place.grid.inside(place.output)
-        shift = place.grid.crop.start[1:]
-        #: (y, x) of the crop that lies in the column, in the column's own voxels.
-        self._at = part.shift(shift).relative_to(place.output).slices()
-        #: The same in voxels of the input.
-        self._in_input = part.shift(shift)
-        height, width = place.output.shape
-        self._labels = np.zeros((self._depth, height, width), decoder.label_dtype)
-        self._maps = np.empty((decoder.n_probabilities, *self._labels.shape), np.uint8)
-        self._maps[...] = self._background
+    def adjust(
+        total: NDArray[np.float32], layer: int, rows: slice, columns: slice
+    ) -> NDArray[np.float32]:
+        return shares.mean_logits(total, [member.rows(layer, rows, columns) for member in members])
 
-    def take(self, layer: int, plane: Plane, pool: ThreadPoolExecutor) -> None:
-        """Decode a layer of the crop."""
-        at = layer + self._place.grid.crop.start[0]
-        self._pass_to(at)
-        planes, taps = plane
-        decoder = self._decoder
-        here = (at % self._depth, *self._at)
-        labels, maps = self._labels[here], self._maps[(slice(None), *here)]
-
-        def work(rows: slice) -> None:
-            total = _mixed(planes, taps, rows)
-            if self._shares is not None:
-                total = self._averaged(total, at, rows)
-            weight = np.ones(total.shape[1:], np.float32) if decoder.needs_weight else None
-            decoder.decode(total, weight, labels[rows], maps[:, rows])
-
-        n_outputs, height, width = planes[0].shape
-        list(pool.map(work, iter_row_blocks(n_outputs, height, width)))
-        self._pass_to(at + 1)
-
-    def close(self) -> None:
-        """Write what is left, and what lies behind the crop."""
-        self._pass_to(self._place.grid.shape[0])
-
-    def take_finished(self) -> list[Box]:
-        """Boxes, in the order of the plans, that became durable since the last call."""
-        finished, self._finished = self._finished, []
-        return finished
-
-    def _averaged(self, total: NDArray[np.float32], layer: int, rows: slice) -> NDArray[np.float32]:
-        assert self._shares is not None, "asked for only in ensembles"
-        shares, members = self._shares
-        (y0, x0), (_, x1) = self._in_input.start, self._in_input.stop
-        there = (slice(y0 + rows.start, y0 + rows.start + total.shape[1]), slice(x0, x1))
-        return shares.mean_logits(total, [member.rows(layer, *there) for member in members])
-
-    def _pass_to(self, layer: int) -> None:
-        """Everything before a layer is decoded, or outside of the crop."""
-        while self._next < layer:
-            start = self._next // self._depth * self._depth
-            self._next = min(layer, start + self._depth)
-            if self._next % self._depth == 0 or self._next == self._place.grid.shape[0]:
-                self._flush(start)
-
-    def _flush(self, start: int) -> None:
-        output = self._place.output
-        box = Box((start, *output.start), (self._next, *output.stop))
-        n = self._next - start
-        labels, maps = self._stores
-        labels.write(box, self._labels[:n])
-        labels.sync()
-        if maps is not None:
-            maps.write(box, self._maps[:, :n])
-            maps.sync()
-        journal, column = self._place.journal
-        journal.add(column, self._next)
-        self._finished.append(box)
-        self._labels[...] = 0
-        self._maps[...] = self._background
+    return adjust
 
 
 class MemberSink:
@@ -245,7 +138,7 @@ class MemberSink:
         planes, taps = plane
 
         def work(rows: slice) -> None:
-            share = self._shares.of(_mixed(planes, taps, rows))
+            share = self._shares.of(mixed(planes, taps, rows))
             there = slice(self._y0 + rows.start, self._y0 + rows.start + share.shape[1])
             self._member.write(at, there, self._columns, share)
 
@@ -263,39 +156,6 @@ class MemberSink:
 
     def _flush(self, layer: int) -> None:
         self._member.array.flush()
+        assert self._place.journal is not None, "members of an ensemble are resumed one by one"
         journal, column = self._place.journal
         journal.add(column, layer)
-
-
-def write_outside(store: LayerStore, shape: tuple[int, ...], inside: Box, values: Any) -> None:
-    """Fill the storage units that no column wrote.
-
-    Args:
-        store: of maps.
-        shape: extent of the input, in the order of the plans.
-        inside: (y, x) box that the columns cover.
-        values: one of each map, uint8.
-    """
-    unit = store.unit
-    starts = [range(0, n, u) for n, u in zip(shape, unit, strict=True)]
-    for start in itertools.product(*starts):
-        if not Box(start[1:], tuple(a + 1 for a in start[1:])).intersect(inside).is_empty:
-            continue
-        stop = tuple(min(n, a + u) for n, a, u in zip(shape, start, unit, strict=True))
-        box = Box(start, stop)
-        full = np.empty((len(values), *box.shape), np.uint8)
-        full[...] = np.asarray(values, np.uint8).reshape(-1, 1, 1, 1)
-        store.write(box, full)
-    store.sync()
-
-
-def _mixed(planes: Any, taps: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-    """Weighted sum of the same rows of several layers."""
-    if len(planes) == 1 and taps[0] == 1.0:
-        return planes[0][:, rows]
-    total = planes[0][:, rows] * taps[0]
-    work = np.empty_like(total)
-    for tap, plane in zip(taps[1:], planes[1:], strict=True):
-        np.multiply(plane[:, rows], tap, out=work)
-        total += work
-    return total
