@@ -42,7 +42,7 @@ class Estimate:
     """What a run will take.
 
     Attributes:
-        n_tiles: an upper estimate: a crop is not known beforehand.
+        n_tiles: of the whole image: a crop is not known beforehand, and pieces have more.
         memory_bytes: of the package's process, at its peak.
         message: in words.
         warning: where the machine may not have that; empty otherwise.
@@ -79,7 +79,7 @@ def estimate(volume: Volume, settings: Settings, weights: Mapping[int, Weights])
     memory = per_voxel * n_input + peak
     n_models = len(settings.datasets)
     message = (
-        f"at most {n_tiles} tiles in {n_models} model{'s' if n_models > 1 else ''}; up to about"
+        f"about {n_tiles} tiles in {n_models} model{'s' if n_models > 1 else ''}; up to about"
         f" {memory / 1e9:.1f} GB of memory. A whole body takes minutes on a GPU and the better part"
         " of an hour on a CPU; fast=true, fastest=true and roi_subset=... take a fraction"
     )
