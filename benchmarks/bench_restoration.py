@@ -45,7 +45,10 @@ def psnr(image, truth, span=255.0):
 def pairs():
     import tifffile
 
-    folder = Path(os.environ["LAMELLA_TEST_DATA"]) / "denoising" / "noise2fast"
+    named = os.environ.get("LAMELLA_TEST_DATA")
+    if not named:
+        sys.exit("set LAMELLA_TEST_DATA to the folder of real test data")
+    folder = Path(named) / "denoising" / "noise2fast"
     for name in NAMES:
         yield (
             name,

@@ -16,6 +16,7 @@ COMMANDS = (
     ("bench_linking.py", "time"),
     ("bench_linking.py", "memory"),
     ("bench_linking.py", "quality"),
+    ("bench_restoration.py",),
     ("bench_inference.py", "time", "--size", "192", "--network", "small"),
     ("bench_inference.py", "time", "--size", "128", "--network", "large"),
     ("bench_inference.py", "time", "--size", "256", "--network", "small", "--repeats", "1"),

@@ -80,7 +80,7 @@ def test_completing_a_command_name():
     from click.shell_completion import ShellComplete
 
     found = ShellComplete(cli, {}, "lamella", "_LAMELLA_COMPLETE").get_completions([], "re")
-    assert [item.value for item in found] == ["resume", "reproduce"]
+    assert [item.value for item in found] == ["restore", "resume", "reproduce"]
 
 
 def test_an_error_is_a_message_and_a_hint(failing, capsys):
