@@ -21,8 +21,10 @@ from lamella.engines.nnunet.decode import Shares, decoder_of
 from lamella.engines.nnunet.export import make_output_grid
 from lamella.engines.nnunet.layout import Layout, SourceWish, lay_out, make_source
 from lamella.engines.nnunet.opening import Opened, open_runtime
+from lamella.engines.nnunet.report import TileListener
 from lamella.engines.nnunet.settings import input_spacing
-from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, averaged, turned
+from lamella.engines.nnunet.weights import tile_weights
+from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, averaged
 from lamella.inference.confidence import measures_of
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal, JournalState
@@ -32,10 +34,9 @@ from lamella.inference.plan import Column, Plan, column_extent, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
-from lamella.wire.event import LogEvent, PreviewEvent, ProgressEvent
+from lamella.wire.event import LogEvent
 
 if TYPE_CHECKING:
-    from lamella.core.progress import Progress
     from lamella.engines.engine import EngineJob
     from lamella.engines.nnunet.classes import ClassRule
     from lamella.engines.nnunet.settings import Chosen, Settings
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from lamella.inference.slab import Slabs
     from lamella.wire.event import EventSink
 
-__all__ = ["Paths", "QuietSink", "Stage", "StageWish", "tile_weights"]
+__all__ = ["Paths", "Stage", "StageWish", "classes_of"]
 
 Role = Literal["labels", "stage", "member"]
 _CHUNK_VOXELS = 1 << 18
@@ -194,7 +195,7 @@ class Stage:
                     message=f"going on with {self.title}: {done} of {total} layers are on disk"
                 )
             )
-        listener = _Listener(self._sink, self, target)
+        listener = self._listener(target)
         with Journal.go_on(wish.paths.journal, target.done) as journal:
             count = execute(
                 Execution(
@@ -213,6 +214,16 @@ class Stage:
         self._finish_maps(target)
         self.target = target
         return count
+
+    def _listener(self, target: _Target) -> TileListener:
+        is_final = self.wish.role == "labels" and target.store is not None
+        return TileListener(
+            sink=self._sink,
+            stage="tiles" if self.wish.role == "labels" else f"tiles of {self.title}",
+            transpose=self.layout.transpose,
+            n_spatial=len(self.wish.job.volume.spatial_shape),
+            labels=target.store.path.name if is_final and target.store is not None else None,
+        )
 
     def _outlet(
         self, target: _Target, journal: Journal, number: int, first_layer: int
@@ -378,83 +389,6 @@ class Stage:
             "options": _digest((options, len(wish.members))),
             "runtime": f"{runtime.name} {self.opened.version} {runtime.device} {runtime.precision}",
         }
-
-
-class _Listener:
-    """What the loop tells, as events."""
-
-    def __init__(self, sink: EventSink, stage: Stage, target: _Target) -> None:
-        self._sink = sink
-        self._stage = stage
-        self._target = target
-        self._is_final = stage.wish.role == "labels"
-
-    def check(self) -> None:
-        """Raise if the caller cancelled."""
-        self._sink.check()
-
-    def tiles(self, done: int, total: int, eta_s: float | None) -> None:
-        """Report progress."""
-        stage = "tiles" if self._is_final else f"tiles of {self._stage.title}"
-        self._sink.emit(
-            ProgressEvent(stage=stage, done=done, total=total, unit="tiles", eta_s=eta_s)
-        )
-
-    def finished(self, box: Box) -> None:
-        """Announce final labels."""
-        if not self._is_final or self._target.store is None:
-            return
-        transpose = self._stage.layout.transpose
-        back = turned(box, tuple(transpose.index(axis) for axis in range(3)))
-        n = len(self._stage.wish.job.volume.spatial_shape)
-        self._sink.emit(
-            PreviewEvent(
-                path=self._target.store.path.name,
-                factors=(1.0,) * n,
-                box_start=back.start[3 - n :],
-                box_stop=back.stop[3 - n :],
-                is_final=True,
-            )
-        )
-
-
-class QuietSink:
-    """Lets the label store ask for cancellation and report its steps as events."""
-
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
-
-    def emit(self, progress: Progress, /) -> None:
-        """Report a step as an event."""
-        self._sink.emit(
-            ProgressEvent(
-                stage=progress.stage, done=progress.done, total=progress.total, unit=progress.unit
-            )
-        )
-
-    def check(self) -> None:
-        """Raise if the caller cancelled."""
-        self._sink.check()
-
-
-def tile_weights(tile: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Weights of a patch as nnU-Net has them, to the rounding of its half precision.
-
-    A Gaussian of 1/8 of the patch, cut at four sigma, 10 at the centre; what half precision cannot
-    hold becomes its smallest weight. Source: nnU-Net ``compute_gaussian`` (Apache-2.0).
-
-    Args:
-        tile: extent of a patch; the first is 1 for 2-D.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    shape = tile[1:] if tile[0] == 1 else tile
-    point = np.zeros(shape)
-    point[tuple(n // 2 for n in shape)] = 1
-    weights = gaussian_filter(point, [n / 8 for n in shape], 0, mode="constant", cval=0)
-    halves = (weights / (weights.max() / 10)).astype(np.float16)
-    halves[halves == 0] = halves[halves != 0].min()
-    return halves.astype(np.float32).reshape(tile)
 
 
 def classes_of(rule: ClassRule) -> tuple[LabelClass, ...]:
