@@ -82,6 +82,24 @@ channel.result(mean=np.float32(0.5), where=channel.exchange)
     assert not array.flags.writeable
 
 
+def test_relative_paths_mean_the_same_to_both(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "worker.py").write_text(
+        HEAD + "    channel.result(there=(channel.exchange / 'x').read_text())" + TAIL
+    )
+    (tmp_path / "exchange").mkdir()
+    (tmp_path / "exchange" / "x").write_text("here")
+    result = run_worker(
+        Path(sys.executable),
+        Path("worker.py"),
+        {},
+        sink=SilentSink(),
+        on_message=lambda _: None,
+        exchange=Path("exchange"),
+    )
+    assert result["there"] == "here"
+
+
 def test_a_question_is_answered(work):
     result, _ = work(
         "channel.result(sum=sum(channel.ask('number', at=n)['value'] for n in range(3)))",

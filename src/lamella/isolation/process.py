@@ -86,7 +86,9 @@ def run_worker(
         EngineError: the worker died, or failed without saying more.
         LamellaError: of the kind the worker named.
     """
-    process = _Worker(python, worker, exchange)
+    # The worker runs in the exchange folder, where a relative path means something else.
+    exchange = exchange.absolute()
+    process = _Worker(python.absolute(), worker.absolute(), exchange)
     try:
         process.send(
             {"protocol": PROTOCOL_VERSION, "request": dict(request), "exchange": str(exchange)}
