@@ -303,9 +303,7 @@ class _Accumulator:
             **(self._intensities(order, voxels) if has_image else {}),
         )
 
-    def _intensities(
-        self, order: NDArray[np.int64], voxels: NDArray[np.int64]
-    ) -> dict[str, Any]:
+    def _intensities(self, order: NDArray[np.int64], voxels: NDArray[np.int64]) -> dict[str, Any]:
         """Mean, population standard deviation and extremes."""
         from lamella.measurement.runs import DIFFERENCE, HIGHEST, LOWEST, SHIFT, SQUARES
 
