@@ -6,6 +6,7 @@ DEMO_ENV := .venv-base
 TEST_ENV := .venv
 # Environments of the engines that run in processes of their own.
 ENGINES := .engines
+LOCKS := src/lamella/isolation/locks
 TOOLS := .tools
 # An installed uv is used as it is; otherwise one is put into a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),$(TOOLS)/bin/uv)
@@ -43,6 +44,15 @@ lock:  ## resolve the locks anew
 	$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 \
 		pyproject.toml --extra torch --extra train --extra nnunet --extra monai --extra restore --extra dicom-seg \
 		--group test --group lint --group docs -o requirements/all.txt
+
+	@# Engines with environments of their own take this project's torch, so that files are shared on disk.
+	grep -E '^[A-Za-z0-9]' requirements/all.txt | sed 's/ *\\$$//' > $(LOCKS)/.all
+	grep -E '^(torch|torchvision|triton|nvidia|cuda|numba|llvmlite)' $(LOCKS)/.all > $(LOCKS)/.torch
+	for name in cellpose3:.torch cellpose4:.all totalsegmentator:.all; do \
+		$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 --no-header \
+			--no-annotate -c $(LOCKS)/$${name#*:} $(LOCKS)/$${name%:*}.in -o $(LOCKS)/$${name%:*}.txt || exit 1; \
+	done
+	rm $(LOCKS)/.all $(LOCKS)/.torch
 
 $(TOOLS)/bin/uv:
 	$(PYTHON) -m venv $(TOOLS)
