@@ -99,7 +99,7 @@ def nnunet_export(n_classes, size, target):
 
 def lamella_export(n_classes, size, target):
     """A function that exports logits band by band, as they would leave the tile loop."""
-    from lamella.engines.nnunet.export import make_output_grid
+    from lamella.engines.nnunet.export import make_output_grid, one_blas_thread
     from lamella.engines.nnunet.resample import Rule
     from lamella.inference.decode import Argmax
     from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet
@@ -131,7 +131,8 @@ def lamella_export(n_classes, size, target):
         sink = LabelSink(
             Place(grid, output, 0, (NoJournal(), 0)), Argmax(n_classes), (memory, None)
         )
-        with ResamplingOutlet(grid, output, first_layer=0, sink=sink, n_threads=2) as outlet:
+        opened = ResamplingOutlet(grid, output, first_layer=0, sink=sink, n_threads=2)
+        with one_blas_thread(), opened as outlet:
             for z in range(0, size, 4):
                 outlet.put(logits[:, z : z + 4].astype(np.float32), z)
         return memory.array

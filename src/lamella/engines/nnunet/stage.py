@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lamella.core.errors import UnreadableFileError
 from lamella.engines.nnunet.decode import Shares, decoder_of
-from lamella.engines.nnunet.export import make_output_grid
+from lamella.engines.nnunet.export import make_output_grid, one_blas_thread
 from lamella.engines.nnunet.layout import Layout, SourceWish, lay_out, make_source
 from lamella.engines.nnunet.opening import Opened, open_runtime
 from lamella.engines.nnunet.report import TileListener
@@ -196,7 +196,7 @@ class Stage:
                 )
             )
         listener = self._listener(target)
-        with Journal.go_on(wish.paths.journal, target.done) as journal:
+        with one_blas_thread(), Journal.go_on(wish.paths.journal, target.done) as journal:
             count = execute(
                 Execution(
                     plan=target.plan,
