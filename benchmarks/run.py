@@ -17,6 +17,8 @@ COMMANDS = (
     ("bench_linking.py", "memory"),
     ("bench_linking.py", "quality"),
     ("bench_restoration.py",),
+    ("bench_nnunet.py", "export"),
+    ("bench_nnunet.py", "run"),
     ("bench_inference.py", "time", "--size", "192", "--network", "small"),
     ("bench_inference.py", "time", "--size", "128", "--network", "large"),
     ("bench_inference.py", "time", "--size", "256", "--network", "small", "--repeats", "1"),
