@@ -46,6 +46,8 @@ def test_targets_decode_after_storage_in_bytes(seed):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_slices_too(seed):
     labels = ellipsoids(seed, 8)[9]
+    # A cap of a few pixels beside a whole section has no centre of its own to flow to.
+    labels[np.bincount(labels.ravel())[labels] < 12] = 0
     ids = np.unique(labels)
     flows = flow_targets(labels)
     assert flows.shape == (2, *labels.shape)
