@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 from lamella.engines.engine import EngineDescriptor, OptionDescriptor
+from lamella.engines.tile_options import REPLACE_NOT_FINITE, RUNTIME, THREADS, band_option
 
 OPTIONS = (
     OptionDescriptor(
@@ -26,13 +27,7 @@ OPTIONS = (
         minimum=1,
         maximum=256,
     ),
-    OptionDescriptor(
-        "runtime",
-        "choice",
-        "auto",
-        "What runs the network: OpenVINO on the CPU and PyTorch on CUDA unless chosen.",
-        choices=("auto", "openvino", "torch"),
-    ),
+    RUNTIME,
     OptionDescriptor(
         "check",
         "choice",
@@ -48,27 +43,9 @@ OPTIONS = (
         "Leave the probability of the chosen class as probabilities.zarr (0..255) as well; "
         "--confidence leaves every measure, and tells of objects and classes.",
     ),
-    OptionDescriptor(
-        "replace_not_finite",
-        "bool",
-        False,
-        "Replace NaN and infinite voxels by the mean of the others instead of refusing them.",
-    ),
-    OptionDescriptor(
-        "threads",
-        "int",
-        None,
-        "Threads on the CPU; default: one per physical core.",
-        minimum=1,
-        maximum=1024,
-    ),
-    OptionDescriptor(
-        "band_mb",
-        "int",
-        1024,
-        "Memory for the moving band in MiB; wider volumes are run in several columns.",
-        minimum=1,
-    ),
+    REPLACE_NOT_FINITE,
+    THREADS,
+    band_option(1024),
     OptionDescriptor(
         "compile",
         "bool",

@@ -30,7 +30,6 @@ from lamella.engines.lamella.objects import (
     linear_channels,
 )
 from lamella.engines.lamella.opening import Opened, open_runtime
-from lamella.engines.lamella.report import QuietSink, TileListener
 from lamella.engines.lamella.settings import Settings, check_axes, resolve
 from lamella.engines.lamella.source import Prepared, prepare
 from lamella.engines.lamella.strategy import (
@@ -47,6 +46,7 @@ from lamella.engines.lamella.target import (
     remove_folder,
     was_left_at,
 )
+from lamella.engines.tile_events import QuietSink, TileEvents, say_what_is_kept
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal
@@ -274,7 +274,15 @@ class _Run:
 
     def _run_tiles(self, prepared: Prepared, opened: Opened, target: Target) -> TileCount:
         decoder = self._decoder()
-        listener = TileListener(self._sink, self._job.volume, target, self._settings)
+        say_what_is_kept(
+            self._sink, target.done, n_layers=target.grid.shape[0] * len(target.plan.columns)
+        )
+        # Foreground still to be split into objects is no result, and too fine for a preview.
+        listener = TileEvents(
+            self._sink,
+            labels=None if self._settings.makes_instances else target.store.path.name,
+            n_axes=len(self._job.volume.spatial_shape),
+        )
         with Journal.go_on(self._job.run_dir / JOURNAL_NAME, target.done) as journal:
             return execute(
                 Execution(
@@ -369,7 +377,7 @@ class _Run:
                 grid=GridMap.make(coarse.plan.shape, coarse.plan.shape),
                 labels=LabelLayers(store),
             ),
-            TileListener(self._sink, None, None, settings),
+            TileEvents(self._sink, stage="preview"),
         )
         store.finish(QuietSink(self._sink))
         self._announce_whole(PREVIEW_NAME, factors, is_final=False)

@@ -30,8 +30,8 @@ from lamella.core.errors import InputError
 from lamella.core.memory import available_bytes
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
 from lamella.engines.lamella.objects import decoder_options, instances_of_maps
-from lamella.engines.lamella.report import QuietSink
 from lamella.engines.lamella.target import PROBABILITIES_NAME, remove_folder
+from lamella.engines.tile_events import QuietSink
 from lamella.inference.resampler import Resampler
 from lamella.io.label_store import create_labels
 from lamella.volume.affine import Affine

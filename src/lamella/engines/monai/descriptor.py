@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 from lamella.engines.engine import EngineDescriptor, OptionDescriptor
+from lamella.engines.tile_options import REPLACE_NOT_FINITE, RUNTIME, THREADS, band_option
 
 OPTIONS = (
     OptionDescriptor(
@@ -18,13 +19,7 @@ OPTIONS = (
         minimum=1,
         maximum=256,
     ),
-    OptionDescriptor(
-        "runtime",
-        "choice",
-        "auto",
-        "What runs the network: OpenVINO on the CPU where it agrees with PyTorch, PyTorch on CUDA.",
-        choices=("auto", "openvino", "torch"),
-    ),
+    RUNTIME,
     OptionDescriptor(
         "check",
         "choice",
@@ -32,27 +27,9 @@ OPTIONS = (
         "Compare OpenVINO with PyTorch on a tile before the run; never trusts the conversion.",
         choices=("auto", "never"),
     ),
-    OptionDescriptor(
-        "replace_not_finite",
-        "bool",
-        False,
-        "Replace NaN and infinite voxels by the mean of the others instead of refusing them.",
-    ),
-    OptionDescriptor(
-        "threads",
-        "int",
-        None,
-        "Threads on the CPU; default: one per physical core.",
-        minimum=1,
-        maximum=1024,
-    ),
-    OptionDescriptor(
-        "band_mb",
-        "int",
-        1024,
-        "Memory for the moving band in MiB; wider volumes are run in several columns.",
-        minimum=1,
-    ),
+    REPLACE_NOT_FINITE,
+    THREADS,
+    band_option(1024),
 )
 
 MONAI = EngineDescriptor(

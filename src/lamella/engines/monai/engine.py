@@ -25,7 +25,6 @@ from lamella.engines.monai.opening import Opened, open_network, open_runtime
 from lamella.engines.monai.output import read_output
 from lamella.engines.monai.preview import CoarsePass, Weighted, show_preview
 from lamella.engines.monai.reading import Reading, read_bundle
-from lamella.engines.monai.report import QuietSink, TileListener
 from lamella.engines.monai.settings import Settings, resolve
 from lamella.engines.monai.source import Prepared, prepare
 from lamella.engines.monai.target import (
@@ -38,6 +37,7 @@ from lamella.engines.monai.target import (
     was_left_at,
 )
 from lamella.engines.options import resolve_options
+from lamella.engines.tile_events import QuietSink, TileEvents, say_what_is_kept
 from lamella.inference.band import gaussian_weights
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal
@@ -293,9 +293,14 @@ class _Run:
     # -- tiles
 
     def _run_tiles(self, ready: _Ready, target: Target) -> TileCount:
-        is_final = ready.tiles_name == LABELS_NAME
-        n = len(self._job.volume.spatial_shape)
-        listener = TileListener(self._sink, target, n_axes=n, is_final=is_final)
+        say_what_is_kept(
+            self._sink, target.done, n_layers=target.grid.shape[0] * len(target.plan.columns)
+        )
+        listener = TileEvents(
+            self._sink,
+            labels=target.store.path.name if ready.tiles_name == LABELS_NAME else None,
+            n_axes=len(self._job.volume.spatial_shape),
+        )
         decoder = ready.decoder()
         with Journal.go_on(self._job.run_dir / JOURNAL_NAME, target.done) as journal:
             execution = Execution(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lamella.engines.engine import PREVIEW_NAME
-from lamella.engines.monai.report import QuietSink, TileListener
 from lamella.engines.monai.target import remove_folder
+from lamella.engines.tile_events import QuietSink, TileEvents
 from lamella.inference.execute import Execution, execute
 from lamella.inference.layers import LabelLayers
 from lamella.inference.operator import Operator
@@ -105,7 +105,7 @@ def show_preview(coarse: CoarsePass, sink: EventSink) -> None:
             weights=coarse.weights,
             outlet=outlet,
         ),
-        TileListener(sink, None, n_axes=n, is_final=False),
+        TileEvents(sink, stage="preview"),
     )
     store.finish(QuietSink(sink))
     shape = job.volume.spatial_shape

@@ -22,8 +22,8 @@ from lamella.engines.monai.classes import label_classes
 from lamella.engines.monai.grid import Layout
 from lamella.engines.monai.opening import open_network, open_runtime
 from lamella.engines.monai.parser import as_engine_errors, opened_parser
-from lamella.engines.monai.report import QuietSink, TileListener
 from lamella.engines.monai.settings import resolve
+from lamella.engines.tile_events import QuietSink, TileEvents
 from lamella.inference.band import gaussian_weights
 from lamella.inference.decode import Argmax
 from lamella.inference.execute import Execution, execute
@@ -238,7 +238,7 @@ def _run_tiles(
             weights=weights,
             outlet=lambda *_: collected,
         ),
-        TileListener(sink, None, n_axes=len(job.volume.spatial_shape), is_final=False),
+        TileEvents(sink, stage="preview"),
     )
     logits = collected.logits if n == 3 else collected.logits[:, 0]
     options = settings.as_options() | {"runtime_check": opened.check, "transforms": "monai"}

@@ -8,6 +8,7 @@ Example:
 from __future__ import annotations
 
 from lamella.engines.engine import EngineDescriptor, OptionDescriptor
+from lamella.engines.tile_options import RUNTIME, THREADS, band_option
 
 OPTIONS = (
     OptionDescriptor(
@@ -55,13 +56,7 @@ OPTIONS = (
         False,
         "Apply the model's postprocessing.pkl (keep only the largest component of some classes).",
     ),
-    OptionDescriptor(
-        "runtime",
-        "choice",
-        "auto",
-        "What runs the network: OpenVINO on the CPU and PyTorch on CUDA unless chosen.",
-        choices=("auto", "openvino", "torch"),
-    ),
+    RUNTIME,
     OptionDescriptor(
         "check",
         "choice",
@@ -69,21 +64,8 @@ OPTIONS = (
         "Compare OpenVINO with PyTorch on a tile before the run: auto does for the first fold.",
         choices=("auto", "always", "never"),
     ),
-    OptionDescriptor(
-        "threads",
-        "int",
-        None,
-        "Threads on the CPU; default: one per physical core.",
-        minimum=1,
-        maximum=1024,
-    ),
-    OptionDescriptor(
-        "band_mb",
-        "int",
-        4096,
-        "Memory for the moving band in MiB; wider volumes are run in several columns.",
-        minimum=1,
-    ),
+    THREADS,
+    band_option(4096),
 )
 
 NNUNET = EngineDescriptor(

@@ -24,10 +24,10 @@ from lamella.engines.nnunet.descriptor import NNUNET
 from lamella.engines.nnunet.models import trained_folders
 from lamella.engines.nnunet.postprocess import postprocess
 from lamella.engines.nnunet.preview import show_preview
-from lamella.engines.nnunet.report import QuietSink
 from lamella.engines.nnunet.settings import Chosen, Settings, choose, resolve
 from lamella.engines.nnunet.stage import Paths, Stage, StageWish
 from lamella.engines.nnunet.survey import Survey, survey
+from lamella.engines.tile_events import QuietSink
 from lamella.inference.journal import Journal
 from lamella.inference.slab import VolumeSlabs
 from lamella.models.foreign import ForeignModel

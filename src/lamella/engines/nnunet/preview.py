@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lamella.engines.engine import PREVIEW_NAME
 from lamella.engines.nnunet.decode import decoder_of
-from lamella.engines.nnunet.report import QuietSink
 from lamella.engines.nnunet.stage import Stage, classes_of
 from lamella.engines.nnunet.weights import tile_weights
+from lamella.engines.tile_events import QuietSink
 from lamella.inference.execute import Execution, execute
 from lamella.inference.layers import GridMap
 from lamella.inference.preview import coarse_source, plan_preview

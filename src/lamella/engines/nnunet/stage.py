@@ -21,10 +21,10 @@ from lamella.engines.nnunet.decode import Shares, decoder_of
 from lamella.engines.nnunet.export import make_output_grid, one_blas_thread
 from lamella.engines.nnunet.layout import Layout, SourceWish, lay_out, make_source
 from lamella.engines.nnunet.opening import Opened, open_runtime
-from lamella.engines.nnunet.report import TileListener
 from lamella.engines.nnunet.settings import input_spacing
 from lamella.engines.nnunet.weights import tile_weights
-from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, averaged
+from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, averaged, turned
+from lamella.engines.tile_events import TileEvents
 from lamella.inference.confidence import measures_of
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal, JournalState
@@ -215,14 +215,15 @@ class Stage:
         self.target = target
         return count
 
-    def _listener(self, target: _Target) -> TileListener:
+    def _listener(self, target: _Target) -> TileEvents:
         is_final = self.wish.role == "labels" and target.store is not None
-        return TileListener(
-            sink=self._sink,
+        back = tuple(self.layout.transpose.index(axis) for axis in range(3))
+        return TileEvents(
+            self._sink,
             stage="tiles" if self.wish.role == "labels" else f"tiles of {self.title}",
-            transpose=self.layout.transpose,
-            n_spatial=len(self.wish.job.volume.spatial_shape),
             labels=target.store.path.name if is_final and target.store is not None else None,
+            n_axes=len(self.wish.job.volume.spatial_shape),
+            on_input=lambda box: turned(box, back),
         )
 
     def _outlet(
