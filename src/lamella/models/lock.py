@@ -86,8 +86,7 @@ def _try(path: Path) -> BinaryIO | None:
     try:
         _lock(stream)
         # Whoever had it may have removed the file meanwhile: a lock on no file keeps nobody out.
-        there = path.stat() if path.exists() else None
-        if there is not None and os.path.samestat(there, os.fstat(stream.fileno())):
+        if _is_at(stream, path):
             return stream
     except OSError as error:
         stream.close()
@@ -99,6 +98,15 @@ def _try(path: Path) -> BinaryIO | None:
         ) from error
     stream.close()
     return _try(path)
+
+
+def _is_at(stream: BinaryIO, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(stream.fileno()))
 
 
 def _lock(stream: BinaryIO) -> None:
