@@ -188,7 +188,10 @@ def _converted(network: Any, shape: tuple[int, ...]) -> Any:
     openvino, torch = import_openvino(), require("torch", extra="nnunet", purpose="nnU-Net")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every shape turned into a number
-        return openvino.convert_model(network, example_input=torch.zeros(shape), input=list(shape))
+        # Left to itself the converter traces three times over, to check; the graph is compared with
+        # the network on a tile anyway.
+        traced = torch.jit.trace(network, torch.zeros(shape), check_trace=False, strict=False)
+        return openvino.convert_model(traced, input=list(shape))
 
 
 def _reference(network: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
