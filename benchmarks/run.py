@@ -17,6 +17,7 @@ COMMANDS = (
     ("bench_linking.py", "memory"),
     ("bench_linking.py", "quality"),
     ("bench_restoration.py",),
+    ("bench_flat.py",),
     ("bench_nnunet.py", "export"),
     ("bench_nnunet.py", "run"),
     ("bench_inference.py", "time", "--size", "192", "--network", "small"),
