@@ -71,9 +71,10 @@ def main():
             ("export to NRRD", 1, ["convert", "IN", "OUT.nrrd"]),
             ("export to TIFF", 1, ["convert", "IN", "OUT.ome.tif"]),
             ("restore, non-local means", 0,
-             [*["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "denoise", "--method", "non_local_means"]]),
+             ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "denoise",
+              "--method", "non_local_means"]),
             ("restore, Richardson-Lucy", 0,
-             [*["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "deblur", "--psf-sigma", "1.5um"]]),
+             ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "deblur", "--psf-sigma", "1.5um"]),
         ):  # fmt: skip
             peaks = []
             for depth in DEPTHS:
