@@ -233,7 +233,7 @@ class FormatContract(ReaderContract):
             assert_array_equal(opened.data[3:4], volume.data[3:4])
 
         read_one_plane()  # imports and caches
-        assert _peak_bytes(read_one_plane) < 0.4 * volume.nbytes
+        assert _peak_bytes(read_one_plane, repeats=3) < 0.4 * volume.nbytes
 
     def _small(self, dtype: str | None = None, seed: int = 3) -> Volume:
         axes = Axes.parse(self.axes[0])
@@ -279,11 +279,18 @@ class _CancelledSink(_RecordingSink):
         token.check()
 
 
-def _peak_bytes(work: Callable[[], object]) -> int:
-    """Python's and numpy's allocations at their highest, in bytes; mapped files do not count."""
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+def _peak_bytes(work: Callable[[], object], *, repeats: int = 1) -> int:
+    """Python's and numpy's allocations at their highest, in bytes; mapped files do not count.
+
+    Threads that other tests left behind allocate too, now and then: with repeats the smallest peak
+    stands, as what the work itself needs is needed every time.
+    """
+    peaks: list[int] = []
+    for _ in range(repeats):
+        tracemalloc.start()
+        try:
+            work()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    return min(peaks)
