@@ -138,7 +138,7 @@ class CellmapConfig(Document):
     class_balance: Fraction = 0.75
     """0: patches are drawn by the crops' volumes; 1: every class equally often."""
     context_nm: float = 0.0
-    """Raw beyond the crops that patches may show, where it was fetched; labels are unknown there."""
+    """Raw beyond the crops that patches may show, where fetched; labels are unknown there."""
     description: str = "CellMap challenge data"
     licence: str = ""
 

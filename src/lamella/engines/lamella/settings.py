@@ -7,13 +7,10 @@ Examples:
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lamella.core.errors import AxesError, InputError, ModelError
-from lamella.core.optional import is_importable
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.lamella.strategy import (
     DIRECTED_DECODERS,
@@ -23,6 +20,7 @@ from lamella.engines.lamella.strategy import (
 )
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
+from lamella.inference.device import choose_backend
 
 if TYPE_CHECKING:
     from lamella.inference.plan import Blend
@@ -134,19 +132,7 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
     """
     options = resolve_options(LAMELLA.id, LAMELLA.options, request.options)
     tile = _tile(request, card)
-    device = _device(request.device)
-    is_cpu = device == "cpu"
-    runtime = str(options["runtime"])
-    if runtime == "auto":
-        runtime = "openvino" if is_cpu else "torch"
-    if runtime == "openvino" and not is_cpu:
-        raise InputError(
-            f"OpenVINO runs on the CPU here, not on {device}",
-            hint="leave out --option runtime, or use --device cpu",
-        )
-    precision = request.precision
-    if precision == "auto":
-        precision = "fp32" if is_cpu else "fp16"
+    backend = choose_backend(request.device, str(options["runtime"]), request.precision)
     batch = options["batch"]
     if batch is None:
         per_tile = tile[1] * tile[2]
@@ -160,9 +146,9 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         blend=cast("Blend", options["blend"]),
         batch=int(batch),
         mirror_axes=_mirror_axes(card) if request.tta else (),
-        device=device,
-        runtime=runtime,
-        precision=precision,
+        device=backend.device,
+        runtime=backend.runtime,
+        precision=backend.precision,
         check=str(options["check"]),
         has_confidence=bool(options["confidence"]),
         leaves_confidence=request.confidence,
@@ -240,15 +226,3 @@ def _mirror_axes(card: ModelCard) -> tuple[int, ...]:
     if unknown:
         raise ModelError(f"the card of {card.id!r} mirrors axes it does not have: {unknown}")
     return tuple(2 + card.axes.index(name) for name in card.axes if name in allowed)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    # PyTorch takes seconds to import: it is asked only where there can be a CUDA device.
-    has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    if not has_driver or not is_importable("torch"):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamella.core.errors import InputError
-from lamella.core.optional import is_importable
 from lamella.engines.monai.descriptor import MONAI
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
+from lamella.inference.device import choose_backend
 
 if TYPE_CHECKING:
     from lamella.engines.monai.grid import Layout
@@ -115,19 +113,9 @@ def resolve(
     wanted = (*divisor, *(1,) * n_axes)[:n_axes]
     units = layout.in_order(wanted)
     tile = _tile(request, layout, inferer, units)
-    device = choose_device(request.device)
-    is_cpu = device == "cpu"
-    runtime = str(options["runtime"])
-    if runtime == "auto":
-        runtime = "openvino" if is_cpu and is_importable("openvino") else "torch"
-    if runtime == "openvino" and not is_cpu:
-        raise InputError(
-            f"OpenVINO runs on the CPU here, not on {device}",
-            hint="leave out --option runtime, or use --device cpu",
-        )
-    precision = request.precision
-    if precision == "auto":
-        precision = "fp32" if is_cpu else "fp16"
+    backend = choose_backend(
+        request.device, str(options["runtime"]), request.precision, may_lack_openvino=True
+    )
     batch, threads = options["batch"], options["threads"]
     if batch is None:
         batch = 1 if n_axes == 3 else max(1, min(16, BATCH_PIXELS // (tile[1] * tile[2])))
@@ -140,9 +128,9 @@ def resolve(
         sigma=inferer.sigma,
         batch=int(batch),
         mirror_axes=tuple(range(2, 2 + n_axes)) if request.tta else (),
-        device=device,
-        runtime=runtime,
-        precision=precision,
+        device=backend.device,
+        runtime=backend.runtime,
+        precision=backend.precision,
         check=str(options["check"]),
         replaces_not_finite=bool(options["replace_not_finite"]),
         n_threads=None if threads is None else int(threads),
@@ -181,16 +169,3 @@ def _tile(
             hint=f"the nearest that is: --tile {','.join(map(str, nearest))}",
         )
     return z, y, x
-
-
-def choose_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where PyTorch sees a device, ``cpu`` elsewhere."""
-    if name != "auto":
-        return name
-    # PyTorch takes seconds to import: it is asked only where there can be a CUDA device.
-    has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    if not has_driver or not is_importable("torch"):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamella.core.errors import AxesError, InputError, ModelError
-from lamella.core.optional import is_importable
 from lamella.core.registry import nearest_names
 from lamella.engines.nnunet.descriptor import NNUNET
 from lamella.engines.options import resolve_options
+from lamella.inference.device import choose_backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,19 +96,7 @@ def resolve(request: SegmentRequest, *, is_trusted: bool) -> tuple[Settings, str
         InputError: for options that cannot be used.
     """
     options = resolve_options(NNUNET.id, NNUNET.options, request.options)
-    device = _device(request.device)
-    is_cpu = device == "cpu"
-    runtime = str(options["runtime"])
-    if runtime == "auto":
-        runtime = "openvino" if is_cpu else "torch"
-    if runtime == "openvino" and not is_cpu:
-        raise InputError(
-            f"OpenVINO runs on the CPU here, not on {device}",
-            hint="leave out --option runtime, or use --device cpu",
-        )
-    precision = request.precision
-    if precision == "auto":
-        precision = "fp32" if is_cpu else "fp16"
+    backend = choose_backend(request.device, str(options["runtime"]), request.precision)
     threads, configuration = options["threads"], options["configuration"]
     settings = Settings(
         step_fraction=_step(request, options["step_size"]),
@@ -118,9 +104,9 @@ def resolve(request: SegmentRequest, *, is_trusted: bool) -> tuple[Settings, str
         checkpoint=f"checkpoint_{options['checkpoint']}.pth",
         unit=str(options["unit"]),
         postprocesses=bool(options["postprocess"]),
-        device=device,
-        runtime=runtime,
-        precision=precision,
+        device=backend.device,
+        runtime=backend.runtime,
+        precision=backend.precision,
         check=str(options["check"]),
         n_threads=None if threads is None else int(threads),
         band_bytes=int(options["band_mb"] or 1) << 20,
@@ -327,15 +313,3 @@ def input_spacing(
         values = tuple(volume.spacing.to(unit).values)  # type: ignore[arg-type]
     z, y, x = (_NO_SLICES,) * (3 - n) + values
     return (z, y, x), unit
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    # PyTorch takes seconds to import: it is asked only where there can be a CUDA device.
-    has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    if not has_driver or not is_importable("torch"):
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
