@@ -20,7 +20,7 @@ from lamella.engines.lamella.strategy import (
 )
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
-from lamella.inference.device import choose_backend
+from lamella.inference.device import choose_machine
 
 if TYPE_CHECKING:
     from lamella.inference.plan import Blend
@@ -132,7 +132,7 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
     """
     options = resolve_options(LAMELLA.id, LAMELLA.options, request.options)
     tile = _tile(request, card)
-    backend = choose_backend(request.device, str(options["runtime"]), request.precision)
+    machine = choose_machine(request.device, str(options["runtime"]), request.precision)
     batch = options["batch"]
     if batch is None:
         per_tile = tile[1] * tile[2]
@@ -146,9 +146,9 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         blend=cast("Blend", options["blend"]),
         batch=int(batch),
         mirror_axes=_mirror_axes(card) if request.tta else (),
-        device=backend.device,
-        runtime=backend.runtime,
-        precision=backend.precision,
+        device=machine.device,
+        runtime=machine.runtime,
+        precision=machine.precision,
         check=str(options["check"]),
         has_confidence=bool(options["confidence"]),
         leaves_confidence=request.confidence,

@@ -9,7 +9,7 @@ from lamella.core.errors import InputError
 from lamella.engines.monai.descriptor import MONAI
 from lamella.engines.options import resolve_options
 from lamella.inference.confidence import measures_of
-from lamella.inference.device import choose_backend
+from lamella.inference.device import choose_machine
 
 if TYPE_CHECKING:
     from lamella.engines.monai.grid import Layout
@@ -113,7 +113,7 @@ def resolve(
     wanted = (*divisor, *(1,) * n_axes)[:n_axes]
     units = layout.in_order(wanted)
     tile = _tile(request, layout, inferer, units)
-    backend = choose_backend(
+    machine = choose_machine(
         request.device, str(options["runtime"]), request.precision, may_lack_openvino=True
     )
     batch, threads = options["batch"], options["threads"]
@@ -128,9 +128,9 @@ def resolve(
         sigma=inferer.sigma,
         batch=int(batch),
         mirror_axes=tuple(range(2, 2 + n_axes)) if request.tta else (),
-        device=backend.device,
-        runtime=backend.runtime,
-        precision=backend.precision,
+        device=machine.device,
+        runtime=machine.runtime,
+        precision=machine.precision,
         check=str(options["check"]),
         replaces_not_finite=bool(options["replace_not_finite"]),
         n_threads=None if threads is None else int(threads),

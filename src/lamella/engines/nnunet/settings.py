@@ -9,7 +9,7 @@ from lamella.core.errors import AxesError, InputError, ModelError
 from lamella.core.registry import nearest_names
 from lamella.engines.nnunet.descriptor import NNUNET
 from lamella.engines.options import resolve_options
-from lamella.inference.device import choose_backend
+from lamella.inference.device import choose_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def resolve(request: SegmentRequest, *, is_trusted: bool) -> tuple[Settings, str
         InputError: for options that cannot be used.
     """
     options = resolve_options(NNUNET.id, NNUNET.options, request.options)
-    backend = choose_backend(request.device, str(options["runtime"]), request.precision)
+    machine = choose_machine(request.device, str(options["runtime"]), request.precision)
     threads, configuration = options["threads"], options["configuration"]
     settings = Settings(
         step_fraction=_step(request, options["step_size"]),
@@ -104,9 +104,9 @@ def resolve(request: SegmentRequest, *, is_trusted: bool) -> tuple[Settings, str
         checkpoint=f"checkpoint_{options['checkpoint']}.pth",
         unit=str(options["unit"]),
         postprocesses=bool(options["postprocess"]),
-        device=backend.device,
-        runtime=backend.runtime,
-        precision=backend.precision,
+        device=machine.device,
+        runtime=machine.runtime,
+        precision=machine.precision,
         check=str(options["check"]),
         n_threads=None if threads is None else int(threads),
         band_bytes=int(options["band_mb"] or 1) << 20,
