@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.core.errors import InputError
-from lamella.inference.plan import Column, column_extent, make_plan, overlap_of
+from lamella.inference.plan import Column, column_extent, cut_columns, make_plan, overlap_of
 from lamella.volume.box import Box
 
 shapes = st.tuples(*[st.integers(1, 40)] * 3)
@@ -112,6 +112,35 @@ def test_column_extent_stays_within_budget_or_is_one_chunk():
     assert height * width * 1000 <= 10**9
     assert width % 128 == 0
     assert column_extent((1000, 1000), (128, 128), 1e9, 10**6) == (128, 128)
+
+
+@given(
+    st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    st.integers(1, 4000),
+)
+def test_columns_partition_what_is_written_along_its_chunks(first, extent, unit, budget):
+    start = (first[0] * unit[0], first[1] * unit[1])
+    stop = (start[0] + extent[0], start[1] + extent[1])
+    columns = cut_columns(Box(start, stop), unit, 1.0, budget, region=lambda box: box)
+    written = np.zeros(stop, int)
+    for column in columns:
+        written[column.output.slices()] += 1
+        assert column.region == column.output
+        assert all(n % u == 0 for n, u in zip(column.output.start, unit, strict=True))
+        n_chunks = [-(-n // u) for n, u in zip(column.output.shape, unit, strict=True)]
+        assert np.prod(column.output.shape) <= budget or n_chunks == [1, 1]
+    assert (written[start[0] :, start[1] :] == 1).all()
+    assert written.sum() == np.prod(extent)
+
+
+def test_columns_that_nothing_is_run_for_are_left_out():
+    def region(box):
+        return None if box.start[1] < 32 else box
+
+    columns = cut_columns(Box((0, 0), (16, 64)), (16, 16), 1.0, 256, region=region)
+    assert [column.output.start for column in columns] == [(0, 32), (0, 48)]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,8 @@ __all__ = [
     "Column",
     "Plan",
     "Row",
+    "column_extent",
+    "cut_columns",
     "even_starts",
     "make_plan",
     "overlap_of",
@@ -312,6 +314,44 @@ def column_extent(
         n_chunks = math.ceil(math.ceil(extent[axis] / chunk_yx[axis]) / 2)
         extent[axis] = n_chunks * chunk_yx[axis]
     return extent[0], extent[1]
+
+
+def cut_columns(
+    cover: Box,
+    unit_yx: tuple[int, int],
+    bytes_per_pixel: float,
+    budget_bytes: int,
+    *,
+    region: Callable[[Box], Box | None],
+) -> tuple[Column, ...]:
+    """Cut what is written into columns whose band fits a budget, along the labels' chunks.
+
+    Args:
+        cover: what is written, (y, x) voxels of the labels; it starts on a chunk.
+        unit_yx: extent of a chunk of the labels, (y, x).
+        bytes_per_pixel: bytes of the band per (y, x) voxel of the labels.
+        budget_bytes: bytes the band may take.
+        region: from a column's box of the labels to the values that it wants of the network's
+            grid; None for a column that nothing is run for.
+
+    Examples:
+        >>> whole = Box((0, 0), (100, 300))
+        >>> cut = cut_columns(whole, (64, 64), 1.0, 100 * 200, region=lambda box: box)
+        >>> [(column.output.start, column.output.stop) for column in cut]
+        [((0, 0), (100, 192)), ((0, 192), (100, 300))]
+    """
+    (top, left), (bottom, right) = cover.start, cover.stop
+    height, width = column_extent(
+        (bottom - top, right - left), unit_yx, bytes_per_pixel, budget_bytes
+    )
+    columns: list[Column] = []
+    for y in range(top, bottom, height):
+        for x in range(left, right, width):
+            output = Box((y, x), (min(y + height, bottom), min(x + width, right)))
+            wanted = region(output)
+            if wanted is not None:
+                columns.append(Column(wanted, output))
+    return tuple(columns)
 
 
 def _spans(length: int, tile: int, overlap: int) -> tuple[Span, ...]:

@@ -12,7 +12,7 @@ from lamella.core.errors import UnreadableFileError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME
 from lamella.inference.journal import Journal, JournalState
 from lamella.inference.layers import GridMap, LabelLayers
-from lamella.inference.plan import Column, Plan, column_extent, make_plan
+from lamella.inference.plan import Plan, cut_columns, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.wire.event import LogEvent
@@ -180,23 +180,18 @@ def _plan(wish: TargetWish, unit: tuple[int, int, int], grid: GridMap) -> Plan:
     # Accumulators and the slabs under them, per (y, x) voxel of the labels.
     n_values = wish.opened.runtime.n_outputs + wish.model.card.n_channels
     ratio = network[1] * network[2] / (shape[1] * shape[2])
-    height, width = column_extent(
-        (shape[1], shape[2]),
-        (unit[1], unit[2]),
-        4 * settings.tile[0] * n_values * ratio,
-        settings.band_bytes,
-    )
-    outputs = [
-        Box((y, x), (min(y + height, shape[1]), min(x + width, shape[2])))
-        for y in range(0, shape[1], height)
-        for x in range(0, shape[2], width)
-    ]
     return make_plan(
         network,
         tile=settings.tile,
         overlap_fraction=settings.overlap_fraction,
         blend=settings.blend,
-        columns=tuple(Column(grid.region(output), output) for output in outputs),
+        columns=cut_columns(
+            Box((0, 0), shape[1:]),
+            unit[1:],
+            4 * settings.tile[0] * n_values * ratio,
+            settings.band_bytes,
+            region=grid.region,
+        ),
     )
 
 

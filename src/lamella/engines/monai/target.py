@@ -16,7 +16,7 @@ from lamella.inference.journal import Journal, JournalState
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers
 from lamella.inference.operator import Operator
 from lamella.inference.outlet import OutputGrid
-from lamella.inference.plan import Column, Plan, column_extent, make_plan
+from lamella.inference.plan import Plan, cut_columns, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.wire.event import LogEvent
@@ -218,28 +218,24 @@ def _plan(wish: TargetWish, unit: tuple[int, int, int]) -> Plan:
     n_values = wish.opened.runtime.n_outputs + wish.prepared.source.n_channels
     # Accumulators and the slabs under them, per (y, x) voxel of the labels.
     ratio = network[1] * network[2] / (shape[1] * shape[2])
-    height, width = column_extent(
-        (shape[1], shape[2]),
-        (unit[1], unit[2]),
-        4 * settings.tile[0] * n_values * ratio,
-        settings.band_bytes,
-    )
-    outputs = [
-        Box((y, x), (min(y + height, shape[1]), min(x + width, shape[2])))
-        for y in range(0, shape[1], height)
-        for x in range(0, shape[2], width)
-    ]
-    if grid is not None:
+
+    def region(output: Box) -> Box | None:
+        if grid is None:
+            return output
         # What lies outside of the bundle's crop altogether is background, and stays unwritten.
-        outputs = [output for output in outputs if not grid.inside(output).is_empty]
-    columns = tuple(
-        Column(output if grid is None else grid.region(output), output) for output in outputs
-    )
+        return None if grid.inside(output).is_empty else grid.region(output)
+
     return make_plan(
         network,
         tile=settings.tile,
         overlap_fraction=settings.overlap_fraction,
-        columns=columns,
+        columns=cut_columns(
+            Box((0, 0), shape[1:]),
+            unit[1:],
+            4 * settings.tile[0] * n_values * ratio,
+            settings.band_bytes,
+            region=region,
+        ),
         from_end=tuple(sorted(wish.prepared.layout.flips)),
     )
 

@@ -30,7 +30,7 @@ from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import Journal, JournalState
 from lamella.inference.layers import LabelLayers, LayerStore, ProbabilityLayers
 from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet, write_outside
-from lamella.inference.plan import Column, Plan, column_extent, make_plan
+from lamella.inference.plan import Column, Plan, cut_columns, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
@@ -354,18 +354,15 @@ class Stage:
         # Sums, their weights and the slabs under them, per (y, x) voxel of the labels.
         n_values = self.opened.runtime.n_outputs + 1 + self.source.n_channels
         ratio = network[1] * network[2] / (crop.shape[1] * crop.shape[2])
-        height, width = column_extent(
-            (cover[0][1] - cover[0][0], cover[1][1] - cover[1][0]),
-            (unit[1], unit[2]),
+        (top, bottom), (left, right) = cover
+        columns = cut_columns(
+            Box((top, left), (bottom, right)),
+            unit[1:],
             4 * self.tile[0] * n_values * ratio,
             self.wish.settings.band_bytes,
+            region=self.grid.region,
         )
-        outputs = [
-            Box((y, x), (min(y + height, cover[0][1]), min(x + width, cover[1][1])))
-            for y in range(*cover[0], height)
-            for x in range(*cover[1], width)
-        ]
-        return self.make_plan(tuple(Column(self.grid.region(box), box) for box in outputs))
+        return self.make_plan(columns)
 
     def make_plan(self, columns: tuple[Column, ...] | None = None) -> Plan:
         """Tiles where nnU-Net has them."""
