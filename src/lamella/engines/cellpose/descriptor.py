@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lamella.engines.engine import EngineDescriptor, OptionDescriptor
+from lamella.engines.tile_options import THREADS
 
 __all__ = ["CELLPOSE3", "CELLPOSE4", "DESCRIPTORS"]
 
@@ -108,14 +109,7 @@ OPTIONS = (
         maximum=20.0,
     ),
     OptionDescriptor("batch", "int", 8, "Tiles per pass of the network.", minimum=1, maximum=1024),
-    OptionDescriptor(
-        "threads",
-        "int",
-        None,
-        "Threads on the CPU; default: one per physical core.",
-        minimum=1,
-        maximum=1024,
-    ),
+    THREADS,
     OptionDescriptor(
         "download",
         "bool",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamella.core.errors import DeviceMemoryError, InputError
-from lamella.core.progress import Progress
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, ConfidenceMaps, EngineResult
+from lamella.engines.tile_events import QuietSink
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
 from lamella.engines.totalsegmentator.estimate import Estimate, estimate
 from lamella.engines.totalsegmentator.exchange import (
@@ -43,7 +43,7 @@ from lamella.io.frames import affine_in_unit, affine_to_xyz
 from lamella.models.foreign import ForeignModel
 from lamella.volume.labels import LabelClass
 from lamella.volume.volume import Note
-from lamella.wire.event import LogEvent, PreviewEvent, ProgressEvent, WarningEvent
+from lamella.wire.event import LogEvent, PreviewEvent, WarningEvent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -267,7 +267,7 @@ class _Run:
                 like=self._volume,
                 factors=factors,
                 classes=self._classes(),
-                sink=_Quiet(self._sink),
+                sink=QuietSink(self._sink),
             )
             self._announce(PREVIEW_NAME, factors, is_final=False)
         else:
@@ -289,7 +289,7 @@ class _Run:
             like=self._volume,
             classes=self._classes(),
             maps=maps,
-            sink=_Quiet(self._sink),
+            sink=QuietSink(self._sink),
         )
         self._announce(LABELS_NAME, (1.0,) * 3, is_final=True)
         if maps is None:
@@ -304,7 +304,7 @@ class _Run:
             self._volume.data,
             self._settings.classes,
             voxel_mm3=float(np.prod(spacing)),
-            sink=_Quiet(self._sink),
+            sink=QuietSink(self._sink),
         )
         write_statistics(self._job.run_dir / STATISTICS_NAME, found)
         present = [name for name, row in found.items() if row["n_voxels"]]
@@ -371,25 +371,6 @@ class _Run:
                 is_final=is_final,
             )
         )
-
-
-class _Quiet:
-    """Lets the label store ask for cancellation and report its steps as events."""
-
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
-
-    def emit(self, progress: Progress, /) -> None:
-        """Report a step as an event."""
-        self._sink.emit(
-            ProgressEvent(
-                stage=progress.stage, done=progress.done, total=progress.total, unit=progress.unit
-            )
-        )
-
-    def check(self) -> None:
-        """Raise if the caller cancelled."""
-        self._sink.check()
 
 
 def _remove(path: Path) -> None:
