@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lamella.wire.card import ModelCard
 
 __all__ = [
+    "check_shape",
     "fold_batch_norms",
     "graph_difference",
     "load_weights",
@@ -82,8 +83,8 @@ def round_to_half(network: nn.Module) -> None:
         value.copy_(value.half().float())
 
 
-def save_weights(network: nn.Module, card: ModelCard, path: Path) -> None:
-    """Write a network's state as safetensors, floats as float16.
+def save_weights(network: nn.Module, card: ModelCard, path: Path, *, half: bool = True) -> None:
+    """Write a network's state as safetensors, floats as float16 (float32 where not ``half``).
 
     Raises:
         ModelError: the state is not that of the network the card names.
@@ -93,11 +94,11 @@ def save_weights(network: nn.Module, card: ModelCard, path: Path) -> None:
     expected = build_network(card.network.id, card.network.arguments).state_dict()
     _check_state(state, expected, what=f"the network given for model {card.id!r}")
     # A clone each: MONAI registers some layers under two names, and the format shares no memory.
-    halves = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().clone()
+    kept = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous().clone()
         for name, value in state.items()
     }
-    safetensors.save_file(halves, str(path))
+    safetensors.save_file(kept, str(path))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -122,24 +123,25 @@ def load_weights(network: nn.Module, path: Path) -> None:
     )
 
 
-def save_graph(network: nn.Module, card: ModelCard, path: Path) -> None:
+def save_graph(network: nn.Module, card: ModelCard, path: Path, *, half: bool = True) -> None:
     """Write a network as an OpenVINO graph, ``path`` and a ``.bin`` beside it, and check it.
 
-    Numbers are stored as float16. Where OpenVINO merges constants so that they no longer are
-    float16 numbers, they are stored as float32 instead.
+    Numbers are stored as float16 where ``half``. Where OpenVINO merges constants so that they no
+    longer are float16 numbers, they are stored as float32 instead.
 
     Raises:
         ModelError: the graph computes something else than the network.
     """
     openvino = import_openvino()
     n_spatial = len(card.axes)
-    example = torch.zeros((1, card.n_channels, *_check_shape(card)))
+    example = torch.zeros((1, card.n_channels, *check_shape(card)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every shape turned into a number
         graph = openvino.convert_model(
             network, example_input=example, input=[-1, card.n_channels] + [-1] * n_spatial
         )
-    for is_half in (True, False):
+    difference = float("inf")
+    for is_half in (True, False) if half else (False,):
         openvino.save_model(graph, path, compress_to_fp16=is_half)
         difference = graph_difference(network, card, path)
         if difference <= GRAPH_TOLERANCE:
@@ -160,7 +162,7 @@ def graph_difference(network: nn.Module, card: ModelCard, path: Path) -> float:
     openvino = import_openvino()
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     rng = np.random.default_rng(0)
-    shape = (1, card.n_channels, *_check_shape(card))
+    shape = (1, card.n_channels, *check_shape(card))
     image = rng.standard_normal(shape, np.float32)
     expected = network(torch.from_numpy(image)).numpy()
     found = compiled(image)[0]
@@ -170,7 +172,7 @@ def graph_difference(network: nn.Module, card: ModelCard, path: Path) -> float:
     return float(np.abs(found - expected).max()) / largest
 
 
-def _check_shape(card: ModelCard) -> tuple[int, ...]:
+def check_shape(card: ModelCard) -> tuple[int, ...]:
     """A small input the network takes: the tile, halved while it stays a multiple of the stride."""
     divisors = card.divisor or (1,) * len(card.tile)
     shape = []

@@ -6,9 +6,12 @@
     ├── model.json            the card (lamella.wire.card.ModelCard), with the files' SHA-256
     ├── weights.safetensors   float16 where the network has floats
     ├── network.xml           OpenVINO graph, any batch and spatial size
-    └── network.bin           its numbers
+    ├── network.bin           its numbers
+    ├── example_input.tif     (trained models) an image it may be tried on
+    └── example_output.tif    the labels it gives there
 
-Weights and graph hold the same numbers: they are rounded to float16 before either is written.
+Weights and graph hold the same numbers: they are rounded to float16 before either is written,
+unless the model is asked to keep float32.
 Opening needs neither torch nor OpenVINO.
 
 Example:
@@ -31,6 +34,8 @@ from lamella.core.errors import MissingPathError, ModelError, OutputExistsError
 from lamella.wire.card import ModelCard
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 __all__ = ["CARD_NAME", "GRAPH_NAME", "WEIGHTS_NAME", "ModelFolder", "write_model_folder"]
@@ -160,7 +165,13 @@ class ModelFolder:
 
 
 def write_model_folder(
-    path: Path | str, card: ModelCard, network: nn.Module, *, overwrite: bool = False
+    path: Path | str,
+    card: ModelCard,
+    network: nn.Module,
+    *,
+    overwrite: bool = False,
+    half: bool = True,
+    more_files: Mapping[str, Path] | None = None,
 ) -> ModelFolder:
     """Write a network as a model folder; it appears under its name when all of it is written.
 
@@ -173,6 +184,8 @@ def write_model_folder(
         card: everything but ``files`` and ``network.n_parameters``, which are filled in.
         network: the network that ``card.network`` names, trained.
         overwrite: replace a folder that is there.
+        half: False keeps float32, at twice the size.
+        more_files: files that are copied beside the others and hashed like them, by name.
 
     Raises:
         OutputExistsError: the folder exists.
@@ -188,13 +201,16 @@ def write_model_folder(
             f"{target} exists", hint="choose another folder, or allow it to be replaced"
         )
     network.eval()
-    round_to_half(network)
+    if half:
+        round_to_half(network)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        save_weights(network, card, staging / WEIGHTS_NAME)
-        save_graph(network, card, staging / GRAPH_NAME)
-        files = {name: _sha256(staging / name) for name in _NEEDED}
+        save_weights(network, card, staging / WEIGHTS_NAME, half=half)
+        save_graph(network, card, staging / GRAPH_NAME, half=half)
+        for name, source in (more_files or {}).items():
+            shutil.copyfile(source, staging / name)
+        files = {name: _sha256(staging / name) for name in (*_NEEDED, *(more_files or {}))}
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
         complete = card.model_copy(
             update={
@@ -205,7 +221,7 @@ def write_model_folder(
         (staging / CARD_NAME).write_text(complete.to_json(), encoding="utf-8")
         # Temporary folders and safetensors files are private; a model is for everyone here.
         staging.chmod(0o755)
-        for name in _NEEDED:
+        for name in files:
             (staging / name).chmod(0o644)
         if target.exists():
             shutil.rmtree(target)
