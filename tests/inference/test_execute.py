@@ -242,7 +242,8 @@ def test_memory_does_not_grow_with_z(kit):
             tracemalloc.stop()
 
     peak(32)
-    assert peak(640) <= 1.1 * peak(64)
+    # How far reading is ahead of the network differs from run to run: the least of three counts.
+    assert min(peak(640) for _ in range(3)) <= 1.1 * min(peak(64) for _ in range(3))
 
 
 @pytest.mark.parametrize("shape", [(40, 33, 50), (10, 40, 40), (16, 16, 16), (7, 5, 9)])
