@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from lamella.inference.band import Band
 from lamella.inference.confidence import MEASURES, leave_foreground, leave_softmax, measures_of
-from lamella.inference.decode import Argmax, Foreground, Threshold
+from lamella.inference.confidence import softmax as softmax_of
+from lamella.inference.decode import Argmax, Foreground, Threshold, pick_largest
 from lamella.inference.runtime import Mirrored, Spread
 from lamella.volume import Box
 
@@ -157,3 +159,27 @@ def test_copies_that_agree_have_no_spread():
     batch = np.random.default_rng(1).normal(0, 5, Lopsided.batch_shape).astype(np.float32)
     result = Mirrored(Same(), axes=(3, 4), spread=Spread())(batch)
     assert result[:, 3].max() < 1e-6
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_softmax_is_that_of_scipy_also_in_place(axis):
+    from scipy.special import softmax as judge
+
+    logits = np.random.default_rng(0).normal(0, 30, (3, 4, 5)).astype(np.float32)
+    found = softmax_of(logits, axis=axis)
+    assert found.dtype == np.float32
+    assert_allclose(found, judge(logits, axis=axis), atol=1e-6)
+    own = logits.copy()
+    assert softmax_of(own, axis=axis, out=own) is own
+    assert_array_equal(own, found)
+
+
+@given(st.integers(1, 5), st.integers(0, 999))
+def test_the_largest_above_a_limit_is_picked_and_the_lowest_of_equals(k, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-2, 3, (k, 4, 6)).astype(np.float32)  # equals are many
+    limit = rng.integers(-2, 3, (4, 6)).astype(np.float32)
+    labels, best = np.full((4, 6), 9, np.uint8), limit.copy()
+    pick_largest(values, best, labels)
+    assert_array_equal(labels, np.concatenate([limit[None], values]).argmax(axis=0))
+    assert_array_equal(best, np.maximum(limit, values.max(axis=0)))

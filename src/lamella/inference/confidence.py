@@ -32,8 +32,10 @@ __all__ = [
     "leave_foreground",
     "leave_sigmoid",
     "leave_softmax",
+    "leave_spread",
     "measures_of",
     "sigmoid",
+    "softmax",
     "to_uint8",
 ]
 
@@ -149,6 +151,41 @@ def leave_foreground(
         elif name == "entropy":
             nats = -(three * np.log(np.maximum(three, _TINY))).sum(axis=0)
             out[...] = to_uint8(nats * np.float32(1.0 / math.log(3)))
+
+
+def leave_spread(
+    total: NDArray[np.float32],
+    weight: NDArray[np.float32] | None,
+    measures: Sequence[str],
+    maps: NDArray[np.uint8],
+) -> None:
+    """The weighted mean of the last channel, the spread over mirrored copies, where asked for.
+
+    Args:
+        total: weighted sums, float32, (k, y, x).
+        weight: sums of weights, float32, (y, x); None where ``total`` holds means.
+        measures: as for :func:`leave_softmax`.
+        maps: receives one map a measure, (n_measures, y, x).
+    """
+    if SPREAD in measures:
+        mean = total[-1] if weight is None else total[-1] / weight
+        maps[list(measures).index(SPREAD)] = to_uint8(mean)
+
+
+def softmax(
+    logits: NDArray[np.float32], *, axis: int = 0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Probabilities of logits along an axis, float32.
+
+    Args:
+        logits: float32, of any shape.
+        axis: of the classes.
+        out: receives them; may be ``logits`` itself.
+    """
+    share = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=out)
+    np.exp(share, out=share)
+    share /= share.sum(axis=axis, keepdims=True)
+    return share
 
 
 def sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:

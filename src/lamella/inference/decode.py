@@ -26,15 +26,15 @@ from numpy.typing import NDArray
 
 from lamella.core.errors import ModelError
 from lamella.inference.confidence import (
-    SPREAD,
     leave_foreground,
     leave_sigmoid,
     leave_softmax,
+    leave_spread,
     sigmoid,
     to_uint8,
 )
 
-__all__ = ["Argmax", "Decoder", "Foreground", "Threshold"]
+__all__ = ["Argmax", "Decoder", "Foreground", "Threshold", "label_dtype", "pick_largest"]
 
 
 class Decoder(Protocol):
@@ -117,16 +117,12 @@ class Argmax:
         probabilities: NDArray[np.uint8],
     ) -> None:
         """Pick the largest channel."""
-        best = total[0].copy()
-        labels[...] = 0
-        for channel in range(1, self._n_classes):
-            np.copyto(labels, labels.dtype.type(channel), where=total[channel] > best)
-            np.maximum(best, total[channel], out=best)
+        pick_largest(total[1 : self._n_classes], total[0].copy(), labels)
         if weight is None:
             return
         scale = weight * self._temperature
         leave_softmax(total[: self._n_classes], scale, self._measures, probabilities)
-        _leave_spread(self._measures, total, weight, probabilities)
+        leave_spread(total, weight, self._measures, probabilities)
 
 
 class Threshold:
@@ -168,17 +164,14 @@ class Threshold:
         probabilities: NDArray[np.uint8],
     ) -> None:
         """Pick the largest channel above the threshold."""
-        best = np.zeros_like(total[0]) if weight is None else weight * np.float32(self._limit)
-        labels[...] = 0
-        for channel in range(self._n_classes):
-            np.copyto(labels, labels.dtype.type(channel + 1), where=total[channel] > best)
-            np.maximum(best, total[channel], out=best)
+        limit = np.zeros_like(total[0]) if weight is None else weight * np.float32(self._limit)
+        pick_largest(total[: self._n_classes], limit, labels)
         if weight is None or not self._measures:
             return
         scale: NDArray[np.float32] = weight * self._temperature
         probability = sigmoid(total[: self._n_classes] / scale)
         leave_sigmoid(probability, labels, self._measures, probabilities)
-        _leave_spread(self._measures, total, weight, probabilities)
+        leave_spread(total, weight, self._measures, probabilities)
 
 
 class Foreground:
@@ -243,18 +236,25 @@ class Foreground:
             self._measures,
             maps,
         )
-        _leave_spread(self._measures, total, weight, maps)
+        leave_spread(total, weight, self._measures, maps)
 
 
-def _leave_spread(
-    measures: tuple[str, ...],
-    total: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    maps: NDArray[np.uint8],
+def pick_largest(
+    values: NDArray[np.float32],
+    best: NDArray[np.float32],
+    labels: NDArray[np.unsignedinteger],
 ) -> None:
-    """The weighted mean of the last channel, where it is asked for."""
-    if SPREAD in measures:
-        maps[measures.index(SPREAD)] = to_uint8(total[-1] / weight)
+    """Number of the largest of several channels that exceeds a limit; the lowest of equals.
+
+    Args:
+        values: (k, y, x).
+        best: the limit, (y, x); becomes the larger of the limit and the largest value.
+        labels: receives 1 for the first channel and so on, 0 where none exceeds the limit.
+    """
+    labels[...] = 0
+    for number, value in enumerate(values, 1):
+        np.copyto(labels, labels.dtype.type(number), where=value > best)
+        np.maximum(best, value, out=best)
 
 
 def label_dtype(largest: int) -> np.dtype[np.unsignedinteger]:

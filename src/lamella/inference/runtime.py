@@ -27,7 +27,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.inference.confidence import sigmoid
+from lamella.inference.confidence import sigmoid, softmax
 
 __all__ = [
     "Difference",
@@ -150,9 +150,7 @@ class Spread:
         """Probabilities of the channel that is meant, or of all, float32, (n, k or 1, ...)."""
         scaled = logits * np.float32(1.0 / self.temperature)
         if self.activation == "softmax":
-            scaled -= scaled.max(axis=1, keepdims=True)
-            share = np.exp(scaled, out=scaled)
-            share /= share.sum(axis=1, keepdims=True)
+            share = softmax(scaled, axis=1, out=scaled)
         else:
             chosen = scaled if self.channel is None else scaled[:, self.channel : self.channel + 1]
             return sigmoid(chosen)

@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lamella.inference.confidence import SPREAD, leave_sigmoid, leave_softmax, sigmoid, to_uint8
-from lamella.inference.decode import Argmax, Decoder, Threshold, label_dtype
+from lamella.inference.confidence import (
+    leave_sigmoid,
+    leave_softmax,
+    leave_spread,
+    sigmoid,
+    softmax,
+)
+from lamella.inference.decode import Argmax, Decoder, Threshold, label_dtype, pick_largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,9 +85,7 @@ def shares(logits: NDArray[np.float32], activation: str, *, n: int) -> NDArray[n
     result = np.array(logits, np.float32)
     own = result[:n]
     if activation == "softmax":
-        own -= own.max(axis=0)
-        np.exp(own, out=own)
-        own /= own.sum(axis=0)
+        softmax(own, out=own)
     else:
         own[...] = sigmoid(own)
     return result
@@ -113,7 +117,7 @@ class _ArgmaxShares:
         logits = np.log(np.maximum(total[: self._n], _SMALLEST))
         scale = np.ones(labels.shape, np.float32)
         leave_softmax(logits, scale, self._measures, probabilities)
-        _leave_spread(total, self._measures, probabilities)
+        leave_spread(total, None, self._measures, probabilities)
 
 
 class _ThresholdShares:
@@ -138,13 +142,10 @@ class _ThresholdShares:
         probabilities: NDArray[np.uint8],
     ) -> None:
         """Pick the largest channel above the threshold."""
-        best = np.full(labels.shape, self._limit, np.float32)
-        labels[...] = 0
-        for channel in range(self._n):
-            np.copyto(labels, labels.dtype.type(channel + 1), where=total[channel] > best)
-            np.maximum(best, total[channel], out=best)
+        limit = np.full(labels.shape, self._limit, np.float32)
+        pick_largest(total[: self._n], limit, labels)
         leave_sigmoid(total[: self._n], labels, self._measures, probabilities)
-        _leave_spread(total, self._measures, probabilities)
+        leave_spread(total, None, self._measures, probabilities)
 
 
 class _WithoutFirst:
@@ -166,10 +167,3 @@ class _WithoutFirst:
     ) -> None:
         """Decide by the other channels."""
         self._inner.decode(total[1:], weight, labels, probabilities)
-
-
-def _leave_spread(
-    total: NDArray[np.float32], measures: tuple[str, ...], maps: NDArray[np.uint8]
-) -> None:
-    if SPREAD in measures:
-        maps[measures.index(SPREAD)] = to_uint8(total[-1])

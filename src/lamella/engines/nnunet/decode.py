@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lamella.inference.confidence import SPREAD, leave_sigmoid, sigmoid, to_uint8
+from lamella.inference.confidence import leave_sigmoid, leave_spread, sigmoid, softmax
 from lamella.inference.decode import Argmax, Decoder, label_dtype
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Regions:
             return
         share = sigmoid(total[: len(self._values)] / weight)
         leave_sigmoid(share, labels, self._measures, probabilities)
-        if SPREAD in self._measures:
-            probabilities[self._measures.index(SPREAD)] = to_uint8(total[-1] / weight)
+        leave_spread(total, weight, self._measures, probabilities)
 
 
 def decoder_of(rule: ClassRule, measures: tuple[str, ...], *, has_spread: bool) -> Decoder:
@@ -95,9 +94,7 @@ class Shares:
         logits = logits[: self._n_outputs]
         if self._has_regions:
             return sigmoid(logits)
-        share = np.exp(logits - logits.max(axis=0))
-        share /= share.sum(axis=0)
-        return share
+        return softmax(logits)
 
     def mean_logits(
         self, logits: NDArray[np.float32], others: list[NDArray[np.float16]]
