@@ -6,8 +6,22 @@ import numpy as np
 import pytest
 
 from lamella.core.errors import DeviceError, ModelError
-from lamella.inference.openvino_runtime import OpenVinoOptions, OpenVinoRuntime, has_precision
-from lamella.inference.runtime import Mirrored, Pipelined, Runtime, as_pipelined, compare
+from lamella.inference import openvino_runtime
+from lamella.inference.openvino_runtime import (
+    OpenVinoOptions,
+    OpenVinoRuntime,
+    has_precision,
+    not_converted,
+    usable_precision,
+)
+from lamella.inference.runtime import (
+    Difference,
+    Mirrored,
+    Pipelined,
+    Runtime,
+    as_pipelined,
+    compare,
+)
 
 SHAPE = (1, 2, 8, 10, 12)
 
@@ -148,3 +162,35 @@ def test_a_torch_network_that_shrinks_is_refused(network):
 
     with pytest.raises(ModelError, match="same extent"):
         TorchRuntime(torch.nn.Conv3d(2, 3, 3), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("precision", "relative", "agreement", "is_acceptable"),
+    [
+        ("fp32", 0.02, 0.999, True),
+        ("fp32", 0.03, 1.0, False),
+        ("fp32", 0.0, 0.998, False),
+        ("bf16", 5.0, 0.98, True),
+        ("fp16", 0.0, 0.979, False),
+    ],
+)
+def test_how_far_a_runtime_may_be_from_the_reference(precision, relative, agreement, is_acceptable):
+    difference = Difference(max_abs=2 * relative, spread=2.0, agreement=agreement)
+    assert difference.is_acceptable(precision) == is_acceptable
+    note = difference.as_note(precision)
+    assert note.code == "runtime_differs"
+    assert f"OpenVINO in {precision}" in note.message
+    assert str(difference) in note.message
+
+
+def test_a_precision_that_the_cpu_lacks_becomes_fp32_aloud(monkeypatch):
+    assert usable_precision("fp32") == ("fp32", ())
+    monkeypatch.setattr(openvino_runtime, "has_precision", lambda wanted: wanted == "fp32")
+    precision, (note,) = usable_precision("bf16")
+    assert precision == "fp32"
+    assert note.message == "this CPU does not compute in bf16; fp32 is used"
+
+
+def test_what_a_network_cannot_be_converted_for_is_told_in_one_line():
+    assert "(no such layer)" in not_converted(RuntimeError("no such layer\nat line 3")).message
+    assert "(TypeError)" in not_converted(TypeError()).message

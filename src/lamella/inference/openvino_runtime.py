@@ -22,8 +22,15 @@ from numpy.typing import NDArray
 from lamella.core.errors import EngineError, ModelError
 from lamella.core.optional import import_openvino
 from lamella.inference.runtime import Pending, Precision
+from lamella.volume.volume import Note
 
-__all__ = ["OpenVinoOptions", "OpenVinoRuntime", "has_precision"]
+__all__ = [
+    "OpenVinoOptions",
+    "OpenVinoRuntime",
+    "has_precision",
+    "not_converted",
+    "usable_precision",
+]
 
 _HINTS: dict[str, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _CAPABILITIES: dict[str, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
@@ -49,6 +56,20 @@ def has_precision(precision: Precision) -> bool:
     """Whether this CPU computes in a precision natively."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return _CAPABILITIES[precision] in capabilities
+
+
+def usable_precision(wanted: Precision) -> tuple[Precision, tuple[Note, ...]]:
+    """The precision that is asked for where this CPU has it, else fp32 and a note that says so."""
+    if has_precision(wanted):
+        return wanted, ()
+    text = f"this CPU does not compute in {wanted}; fp32 is used"
+    return "fp32", (Note("precision_unavailable", text),)
+
+
+def not_converted(error: Exception) -> Note:
+    """What is said where a network cannot be converted."""
+    text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return Note("not_converted", f"OpenVINO cannot run this network ({text}); PyTorch is used")
 
 
 class OpenVinoRuntime:

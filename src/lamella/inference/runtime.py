@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.inference.confidence import sigmoid, softmax
+from lamella.volume.volume import Note
 
 __all__ = [
     "Difference",
@@ -42,6 +43,11 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
+# The same weights in the same precision: differences are the order of additions.
+MAX_RELATIVE_FP32 = 0.02
+MIN_AGREEMENT_FP32 = 0.999
+# Eight bits of mantissa: a network this sensitive should not be run in them.
+MIN_AGREEMENT_REDUCED = 0.98
 Pending = Callable[[], NDArray[np.float32]]
 
 
@@ -256,6 +262,24 @@ class Difference:
     def relative(self) -> float:
         """Largest difference over the spread of the logits."""
         return self.max_abs / max(self.spread, 1e-12)
+
+    def is_acceptable(self, precision: Precision) -> bool:
+        """Whether a runtime may stand in for a reference in fp32.
+
+        Args:
+            precision: of the runtime.
+        """
+        if precision != "fp32":
+            return self.agreement >= MIN_AGREEMENT_REDUCED
+        return self.relative <= MAX_RELATIVE_FP32 and self.agreement >= MIN_AGREEMENT_FP32
+
+    def as_note(self, precision: Precision) -> Note:
+        """What is said where OpenVINO in a precision is not acceptable."""
+        return Note(
+            "runtime_differs",
+            f"OpenVINO in {precision} differs from PyTorch in fp32 on this input ({self});"
+            " PyTorch in fp32 is used",
+        )
 
     def __str__(self) -> str:
         return (

@@ -16,7 +16,7 @@ from lamella.core.optional import require
 from lamella.inference.openvino_runtime import (
     OpenVinoOptions,
     OpenVinoRuntime,
-    has_precision,
+    usable_precision,
 )
 from lamella.inference.runtime import Mirrored, Runtime, Spread, compare
 from lamella.volume.volume import Note
@@ -37,11 +37,6 @@ __all__ = ["Opened", "open_runtime"]
 _CHECKED_AT_EXPORT = (
     "graph compared with PyTorch when the model was written; SHA-256 as in the card"
 )
-# The same weights in the same precision: differences are the order of additions.
-MAX_RELATIVE_FP32 = 0.02
-MIN_AGREEMENT_FP32 = 0.999
-# Eight bits of mantissa: a network this sensitive should not be run in them.
-MIN_AGREEMENT_REDUCED = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +95,12 @@ def _spread(model: ModelFolder) -> Spread:
 def _open_openvino(
     model: ModelFolder, settings: Settings, batch_shape: tuple[int, ...], sample: Sample
 ) -> Opened:
-    notes: list[Note] = []
-    precision = settings.precision
-    if not has_precision(precision):
-        notes.append(
-            Note("precision_unavailable", f"this CPU does not compute in {precision}; fp32 is used")
-        )
-        precision = "fp32"
+    precision, notes = usable_precision(settings.precision)
     options = OpenVinoOptions(precision=precision, n_threads=settings.n_threads)
     runtime: Runtime = OpenVinoRuntime.open(model.openvino_path, batch_shape, options)
     version = str(require("openvino", extra="", purpose="running networks").__version__)
     if settings.check == "never" or (settings.check == "auto" and "torch" not in sys.modules):
-        return Opened(runtime, version, _CHECKED_AT_EXPORT, tuple(notes))
+        return Opened(runtime, version, _CHECKED_AT_EXPORT, notes)
     try:
         reference = _open_torch(model, settings, batch_shape, precision="fp32").runtime
     except UnknownIdError as error:
@@ -120,26 +109,15 @@ def _open_openvino(
         if settings.check == "always":
             raise
         check = f"not compared with PyTorch here: {error.message}"
-        return Opened(runtime, version, check, tuple(notes))
+        return Opened(runtime, version, check, notes)
     batch = sample()
     difference = compare(runtime(batch), reference(batch))
     check = f"compared with PyTorch fp32 on one tile: {difference}"
-    is_close = (
-        difference.relative <= MAX_RELATIVE_FP32 and difference.agreement >= MIN_AGREEMENT_FP32
-        if precision == "fp32"
-        else difference.agreement >= MIN_AGREEMENT_REDUCED
-    )
-    if is_close:
-        return Opened(runtime, version, check, tuple(notes))
-    notes.append(
-        Note(
-            "runtime_differs",
-            f"OpenVINO in {precision} differs from PyTorch in fp32 on this input ({difference});"
-            " PyTorch in fp32 is used",
-        )
-    )
+    if difference.is_acceptable(precision):
+        return Opened(runtime, version, check, notes)
+    notes = (*notes, difference.as_note(precision))
     fallback = _open_torch(model, settings, batch_shape, precision="fp32")
-    return Opened(fallback.runtime, fallback.version, check, tuple(notes))
+    return Opened(fallback.runtime, fallback.version, check, notes)
 
 
 def _open_torch(

@@ -15,7 +15,12 @@ from lamella.core.optional import import_openvino, require
 from lamella.engines.monai.bundle import WEIGHTS
 from lamella.engines.monai.grid import Turned
 from lamella.engines.monai.network import build_network, load_script, load_weights
-from lamella.inference.openvino_runtime import OpenVinoOptions, OpenVinoRuntime, has_precision
+from lamella.inference.openvino_runtime import (
+    OpenVinoOptions,
+    OpenVinoRuntime,
+    not_converted,
+    usable_precision,
+)
 from lamella.inference.runtime import Mirrored, Runtime, Spread, compare
 from lamella.volume.volume import Note
 
@@ -33,11 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Opened", "open_network", "open_runtime"]
 
-# The same weights in the same precision: differences are the order of additions.
-MAX_RELATIVE_FP32 = 0.02
-MIN_AGREEMENT_FP32 = 0.999
-# Eight bits of mantissa: a network this sensitive should not be run in them.
-MIN_AGREEMENT_REDUCED = 0.98
 _PURPOSE = "MONAI bundles"
 
 
@@ -100,42 +100,25 @@ def open_runtime(
 def _open_openvino(
     network: Any, shape: tuple[int, ...], layout: Layout, settings: Settings, sample: Sample
 ) -> Opened:
-    notes: list[Note] = []
-    precision = settings.precision
-    if not has_precision(precision):
-        text = f"this CPU does not compute in {precision}; fp32 is used"
-        notes.append(Note("precision_unavailable", text))
-        precision = "fp32"
+    precision, notes = usable_precision(settings.precision)
     options = OpenVinoOptions(precision=precision, n_threads=settings.n_threads)
     try:
         runtime = OpenVinoRuntime(_converted(network, shape), shape, options)
     except Exception as error:  # noqa: BLE001 - the converter raises what each layer's code raises
-        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        note = Note("not_converted", f"OpenVINO cannot run this network ({text}); PyTorch is used")
-        return _instead(network, shape, settings, note, "not converted")
+        return _instead(network, shape, settings, not_converted(error), "not converted")
     version = str(import_openvino().__version__)
     if settings.check == "never":
         check = "not compared with PyTorch (check=never)"
-        return Opened(runtime, runtime.n_outputs, version, check, tuple(notes))
+        return Opened(runtime, runtime.n_outputs, version, check, notes)
     batch = layout.turn(sample())
     torch = require("torch", extra="monai", purpose=_PURPOSE)
     with torch.inference_mode():
         reference = network(torch.from_numpy(batch)).numpy()
     difference = compare(runtime(batch), reference)
     check = f"compared with PyTorch fp32 on one tile: {difference}"
-    is_close = (
-        difference.relative <= MAX_RELATIVE_FP32 and difference.agreement >= MIN_AGREEMENT_FP32
-        if precision == "fp32"
-        else difference.agreement >= MIN_AGREEMENT_REDUCED
-    )
-    if is_close:
-        return Opened(runtime, runtime.n_outputs, version, check, tuple(notes))
-    note = Note(
-        "runtime_differs",
-        f"OpenVINO in {precision} differs from PyTorch in fp32 on this input ({difference});"
-        " PyTorch in fp32 is used",
-    )
-    return _instead(network, shape, settings, note, check)
+    if difference.is_acceptable(precision):
+        return Opened(runtime, runtime.n_outputs, version, check, notes)
+    return _instead(network, shape, settings, difference.as_note(precision), check)
 
 
 def _converted(network: Any, shape: tuple[int, ...]) -> Any:

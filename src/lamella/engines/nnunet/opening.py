@@ -18,7 +18,12 @@ from lamella.core.errors import DeviceMemoryError, ModelError
 from lamella.core.optional import import_openvino, require
 from lamella.engines.nnunet.checkpoint import Checkpoint, read_checkpoint
 from lamella.engines.nnunet.network import build_network, n_inputs
-from lamella.inference.openvino_runtime import OpenVinoOptions, OpenVinoRuntime, has_precision
+from lamella.inference.openvino_runtime import (
+    OpenVinoOptions,
+    OpenVinoRuntime,
+    not_converted,
+    usable_precision,
+)
 from lamella.inference.runtime import Mirrored, Runtime, Spread, as_pipelined, compare
 from lamella.volume.volume import Note
 
@@ -30,10 +35,6 @@ if TYPE_CHECKING:
     Sample = Callable[[], NDArray[np.float32]]
 
 __all__ = ["Averaged", "Opened", "open_runtime"]
-
-MAX_RELATIVE_FP32 = 0.02
-MIN_AGREEMENT_FP32 = 0.999
-MIN_AGREEMENT_REDUCED = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +143,7 @@ def _open_openvino(
     spread: Spread | None,
     sample: Sample,
 ) -> Opened:
-    notes: list[Note] = []
-    precision = settings.precision
-    if not has_precision(precision):
-        notes.append(
-            Note("precision_unavailable", f"this CPU does not compute in {precision}; fp32 is used")
-        )
-        precision = "fp32"
+    precision, notes = usable_precision(settings.precision)
     options = OpenVinoOptions(precision=precision, n_threads=settings.n_threads)
     members: list[Runtime] = []
     check = "not compared with PyTorch"
@@ -156,32 +151,20 @@ def _open_openvino(
         try:
             member = OpenVinoRuntime(_converted(network, shape), shape, options)
         except (ModelError, RuntimeError, NotImplementedError, TypeError) as error:
-            text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            note = Note(
-                "not_converted", f"OpenVINO cannot run this network ({text}); PyTorch is used"
-            )
-            return _instead(networks, shape, axes, settings, spread, (*notes, note))
+            notes = (*notes, not_converted(error))
+            return _instead(networks, shape, axes, settings, spread, notes)
         members.append(member)
         if settings.check == "never" or (index > 0 and settings.check == "auto"):
             continue
         batch = sample()
         difference = compare(member(batch), _reference(network, batch))
         check = f"compared with PyTorch fp32 on one tile: {difference}"
-        is_close = (
-            difference.relative <= MAX_RELATIVE_FP32 and difference.agreement >= MIN_AGREEMENT_FP32
-            if precision == "fp32"
-            else difference.agreement >= MIN_AGREEMENT_REDUCED
-        )
-        if not is_close:
-            note = Note(
-                "runtime_differs",
-                f"OpenVINO in {precision} differs from PyTorch in fp32 on this input"
-                f" ({difference}); PyTorch in fp32 is used",
-            )
-            return _instead(networks, shape, axes, settings, spread, (*notes, note))
+        if not difference.is_acceptable(precision):
+            notes = (*notes, difference.as_note(precision))
+            return _instead(networks, shape, axes, settings, spread, notes)
     networks.clear()  # the compiled graphs hold the weights now
     version = str(import_openvino().__version__)
-    return Opened(_combined(members, axes, spread), version, check, False, tuple(notes))
+    return Opened(_combined(members, axes, spread), version, check, False, notes)
 
 
 def _converted(network: Any, shape: tuple[int, ...]) -> Any:
