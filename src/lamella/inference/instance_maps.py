@@ -34,6 +34,7 @@ __all__ = [
     "decoder_options",
     "instances_of_maps",
     "linear_channels",
+    "linear_outputs",
 ]
 
 DecoderOptions = WatershedOptions | AffinityOptions | FlowOptions
@@ -94,9 +95,20 @@ def check_outputs(card: ModelCard) -> None:
 
 def linear_channels(card: ModelCard) -> tuple[int, ...]:
     """Outputs that are quantities in 0..1, not logits."""
-    if card.decoder.kind == "distance_watershed":
+    return linear_outputs(card.decoder, card.n_outputs)
+
+
+def linear_outputs(decoder: DecoderDoc, n_outputs: int) -> tuple[int, ...]:
+    """Outputs of a network that are quantities in 0..1, not logits, by its decoder.
+
+    Examples:
+        >>> from lamella.wire.card import DecoderDoc
+        >>> linear_outputs(DecoderDoc(kind="flows"), 3)
+        (1, 2)
+    """
+    if decoder.kind == "distance_watershed":
         return (1,)
-    return tuple(range(1, card.n_outputs)) if card.decoder.kind == "flows" else ()
+    return tuple(range(1, n_outputs)) if decoder.kind == "flows" else ()
 
 
 def decode_maps(

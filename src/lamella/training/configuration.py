@@ -266,6 +266,8 @@ class ModelConfig(Document):
     """The card names no spacing: the model takes voxels as they come."""
     half: bool = True
     """Weights are stored in half precision (and judged so)."""
+    example: bool = True
+    """A small crop of a validation image and its labels are put into the model folder."""
 
 
 class TrainConfig(Document):
