@@ -41,6 +41,7 @@ from lamella.models.stored import (
     new_staging,
     pulls_folder,
 )
+from lamella.models.training_run import model_in_run, unfinished_run
 from lamella.models.tree import (
     check_below,
     copy_file,
@@ -241,7 +242,8 @@ class _Import:
 
     def _look_at_folder(self, path: Path) -> _Found:
         if self.options.engine in (None, "lamella"):
-            for root in (path, *only_folder(path)):
+            trained = model_in_run(path)
+            for root in (path, *only_folder(path), *([trained] if trained else [])):
                 if (root / CARD_NAME).is_file():
                     opened = ModelFolder.open(root)
                     return _Found(root, (CARD_NAME, *opened.card.files), card=opened)
@@ -259,6 +261,9 @@ class _Import:
 
     def _unknown(self, path: Path) -> ModelError:
         name = self.source.name
+        unfinished = unfinished_run(path)
+        if unfinished is not None:
+            return unfinished
         for root in (path, *only_folder(path)):
             for bioimage in _BIOIMAGE_NAMES:
                 if (root / bioimage).is_file():

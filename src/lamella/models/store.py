@@ -1,8 +1,9 @@
 """From what a person writes behind ``--model`` to a model, and the list of all there are.
 
-A model is named by its id (``membrane-3d``) or by the path of its folder. The user's models come
-before the shipped ones, so a retrained ``membrane-3d`` in the user's folder is the one that is
-used; ``lamella models show`` says which folder an id means.
+A model is named by its id (``membrane-3d``), by the path of its folder, or by the folder of the
+training that made it. The user's models come before the shipped ones, so a retrained
+``membrane-3d`` in the user's folder is the one that is used; ``lamella models show`` says which
+folder an id means.
 
 Examples:
     >>> find_model_path("no-such-model")
@@ -24,6 +25,7 @@ from lamella.models.catalogue import CARD_NAME, ModelEntry, list_models, read_en
 from lamella.models.foreign import RECORD_NAME, find_foreign, read_record
 from lamella.models.licence import Terms, check_accepted, is_accepted
 from lamella.models.stored import PULLED_NAME
+from lamella.models.training_run import model_in_run, unfinished_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,6 +225,12 @@ def _by_path(text: str) -> ModelEntry | None:
     path = Path(text).expanduser()
     if (path / CARD_NAME).is_file():
         return read_entry(path, "path")
+    trained = model_in_run(path)
+    if trained is not None:
+        return read_entry(trained, "path")
+    unfinished = unfinished_run(path)
+    if unfinished is not None:
+        raise unfinished
     looks_like_path = "/" in text or "\\" in text or text.startswith((".", "~"))
     if not looks_like_path:
         return None
