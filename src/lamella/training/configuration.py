@@ -7,9 +7,9 @@ was resolved, so that a training can be repeated from that folder alone.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lamella.wire.card import NormalisationDoc
 from lamella.wire.document import Document, JsonValue
@@ -59,6 +59,7 @@ class TaskConfig(Document):
 
     kind: Literal["semantic", "multilabel", "boundary", "distance", "affinities", "flows"]
     classes: tuple[ClassConfig, ...]
+    """Documents, or just names."""
     ignore_values: tuple[int, ...] = ()
     """Values in the label files of which nothing is known."""
     boundary_width: Annotated[float, Field(gt=0)] = 1.5
@@ -68,12 +69,20 @@ class TaskConfig(Document):
     decoder: dict[str, JsonValue] = Field(default_factory=dict)
     """Parameters of the decoder that go into the model's card."""
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _named(cls, classes: Any) -> Any:
+        if not isinstance(classes, list | tuple):
+            return classes
+        return [{"name": item} if isinstance(item, str) else item for item in classes]
+
 
 class SplitConfig(Document):
     """Which specimens are learnt from, and which only judge.
 
-    Names are patterns as in a shell (``sub-rat3*``), matched against specimens; for data without
-    specimens, each file is one.
+    Names are patterns as in a shell (``sub-rat3*``), matched against specimens, and against the
+    paths of image files (below the root, or their last part); for data without specimens, each
+    file is one.
     """
 
     train: tuple[str, ...] = ()
@@ -82,8 +91,11 @@ class SplitConfig(Document):
     test: tuple[str, ...] = ()
     validation_fraction: Fraction = 0.2
     """Share of specimens, drawn by ``seed``, where ``validation`` is empty."""
-    by: Literal["specimen", "file"] = "specimen"
-    """``file`` lets slices of one specimen stand on both sides, and is reported as leakage."""
+    test_fraction: Fraction = 0.0
+    """Share of specimens, drawn by ``seed``, where ``test`` is empty."""
+    by: Literal["specimen", "file", "part"] = "specimen"
+    """``file`` lets slices of one specimen stand on both sides, ``part`` cuts each image along its
+    longest axis (train, validation, test in this order); both are reported as leakage."""
     seed: int = 0
 
 
@@ -93,10 +105,12 @@ class PairsConfig(Document):
     kind: Literal["pairs"] = "pairs"
     root: str = ""
     """Folder that relative patterns start from."""
-    images: str = "images/*"
-    """Pattern of the image files, or one file."""
-    labels: str = "labels/*"
-    """Pattern of the label files; pairs are found by the part that the names have in common."""
+    images: str = "images/**/*"
+    """Pattern of the image files, or one file. ``**`` stands for any folders, a slash at the end
+    for folders of slices, and ``FILE::NAME`` for a data set inside an HDF5 or OME-Zarr file."""
+    labels: str | dict[str, str] = "labels/**/*"
+    """Pattern of the label files; pairs are found by the part that the names have in common. Or a
+    pattern for each class by name: masks of one class, grey edges cut at half."""
     masks: str = ""
     """Pattern of files that are not 0 where labels are known; empty: everywhere."""
     index: str = ""
@@ -107,7 +121,9 @@ class PairsConfig(Document):
     threshold: float | None = None
     """Labels are intensities, the class is above it (one class)."""
     colors: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
-    """Labels are pictures: colour of each class by name."""
+    """Labels are pictures: colour of each class by name; ``__ignore__`` is unknown."""
+    other_values: Literal["refuse", "background", "ignore"] = "refuse"
+    """What label values and colours that no class names stand for."""
     channels: tuple[int, ...] = ()
     """Channels of the images that are used; empty: all."""
     spacing: SpacingDoc | None = None
@@ -137,8 +153,11 @@ class CellmapConfig(Document):
     """Specimens are data sets; ``by: file`` splits by crops."""
     class_balance: Fraction = 0.75
     """0: patches are drawn by the crops' volumes; 1: every class equally often."""
-    context_nm: float = 0.0
+    context_nm: Annotated[float, Field(ge=0)] = 0.0
     """Raw beyond the crops that patches may show, where fetched; labels are unknown there."""
+    implied: Literal["none", "siblings", "all"] = "siblings"
+    """What other annotations of a crop may say of a class that has none there: nothing, all that
+    follows where a class was annotated that shares a group with it, or all that follows."""
     description: str = "CellMap challenge data"
     licence: str = ""
 
