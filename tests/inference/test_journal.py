@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.inference.journal import Journal
+from lamella.inference.journal import JOURNAL_NAME, Journal, digest, tile_text, was_left_at
 
 
 def test_an_absent_journal_is_empty(tmp_path):
@@ -47,3 +47,16 @@ def test_differences_are_named(tmp_path):
     Journal.start(path, {"model": "m", "plan": "p"}).close()
     state = Journal.read(path)
     assert state.differences({"model": "m", "plan": "q", "input": "i"}) == ["input", "plan"]
+
+
+def test_a_run_is_known_by_its_tile(tmp_path):
+    assert not was_left_at(tmp_path, (1, 64, 64))
+    Journal.start(tmp_path / JOURNAL_NAME, {"tile": tile_text((1, 64, 64))}).close()
+    assert was_left_at(tmp_path, (1, 64, 64))
+    assert not was_left_at(tmp_path, (1, 32, 32))
+
+
+def test_digests_differ_where_values_do():
+    values = [("tile", 1), ("tile", 1.5), ("tile", None), ["tile", 1], ("tile", "1")]
+    assert len({digest(value) for value in values}) == len(values)
+    assert digest(("tile", 1)) == digest(("tile", 1))

@@ -16,15 +16,19 @@ Examples:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
-__all__ = ["Journal", "JournalState"]
+__all__ = ["JOURNAL_NAME", "Journal", "JournalState", "digest", "tile_text", "was_left_at"]
+
+JOURNAL_NAME = "journal.jsonl"
+"""Name of the journal inside a run folder."""
 
 FORMAT_VERSION = 1
 
@@ -123,6 +127,25 @@ class Journal:
         self._stream.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
+
+
+def digest(value: Any) -> str:
+    """A part of a fingerprint that is too long to be written out: SHA-256 of its ``repr``.
+
+    Args:
+        value: of plain numbers, texts, tuples and data classes; sets and mappings come sorted.
+    """
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def tile_text(tile: Sequence[int]) -> str:
+    """The part ``tile`` of a fingerprint; written out, so that :func:`was_left_at` can tell."""
+    return ",".join(map(str, tile))
+
+
+def was_left_at(run_dir: Path, tile: Sequence[int]) -> bool:
+    """Whether the unfinished job of a run folder ran with tiles of this extent."""
+    return Journal.read(run_dir / JOURNAL_NAME).fingerprint.get("tile") == tile_text(tile)
 
 
 def _sync_folder(folder: Path) -> None:

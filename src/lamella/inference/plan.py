@@ -47,6 +47,7 @@ __all__ = [
     "Column",
     "Plan",
     "Row",
+    "chunk_extent",
     "column_extent",
     "cut_columns",
     "even_starts",
@@ -64,6 +65,9 @@ box); exact for an operator that reaches no further than half the overlap.
 """
 
 MIN_STRIDE = 1
+CHUNK_VOXELS = 1 << 18
+MAX_CHUNK_DEPTH = 64
+MIN_CHUNK_DEPTH = 16
 DEFAULT_BAND_BYTES = 1 << 30
 
 
@@ -287,6 +291,22 @@ def smaller_tile(tile: Sequence[int], divisor: Sequence[int]) -> tuple[int, int,
     """
     z, y, x = (max(1, n // 2 // d) * d for n, d in zip(tile, divisor, strict=True))
     return None if (z, y, x) == tuple(tile) else (z, y, x)
+
+
+def chunk_extent(shape: tuple[int, int, int], n_layers: int) -> tuple[int, int, int]:
+    """Chunks of labels as deep as a row moves the band, so that layers wait for no later row.
+
+    Args:
+        shape: extent of the labels, (z, y, x).
+        n_layers: of the labels, by which the band moves from row to row.
+
+    Examples:
+        >>> chunk_extent((200, 300, 4000), 32), chunk_extent((10, 300, 4000), 32)
+        ((32, 128, 128), (10, 256, 256))
+    """
+    depth = min(shape[0], max(MIN_CHUNK_DEPTH, min(MAX_CHUNK_DEPTH, n_layers)))
+    edge = 2 ** math.ceil(math.log2(CHUNK_VOXELS / depth) / 2)
+    return depth, min(shape[1], edge), min(shape[2], edge)
 
 
 def column_extent(

@@ -6,8 +6,6 @@ ortho runs the journal counts the planes whose flows are in the state folder, on
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lamella.core.errors import EngineError, UnreadableFileError
+from lamella.core.errors import EngineError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
-from lamella.inference.journal import Journal, JournalState
-from lamella.io.label_store import LabelStore, create_labels
+from lamella.engines.leftovers import reopen_labels, say_what_changed
+from lamella.inference.journal import JOURNAL_NAME, Journal, JournalState, digest
+from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
-from lamella.wire.event import LogEvent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,12 +30,12 @@ if TYPE_CHECKING:
     from lamella.core.progress import Progress
     from lamella.engines.cellpose.image import Image
     from lamella.engines.engine import EngineJob
+    from lamella.io.label_store import LabelStore
     from lamella.volume.labels import Labels
     from lamella.wire.event import EventSink
 
 __all__ = ["STATE_NAME", "Quiet", "Target", "open_target"]
 
-JOURNAL_NAME = "journal.jsonl"
 STATE_NAME = "cellpose"
 OBJECT_CLASS = LabelClass(1, "object")
 _EDGE = 512
@@ -185,10 +183,11 @@ def open_target(
         sink: hears why a job begins anew.
     """
     settings = image.settings
+    options = sorted((k, v) for k, v in settings.as_options().items() if k != "batch")
     fingerprint = {
         **identity,
         "input": image.sha256,
-        "options": _digest({k: v for k, v in settings.as_options().items() if k != "batch"}),
+        "options": digest(options),
         "confidence": str(settings.has_confidence),
     }
     path = job.run_dir / LABELS_NAME
@@ -197,7 +196,7 @@ def open_target(
     n_steps = image.shape[0]
     if job.resume:
         found = Journal.read(job.run_dir / JOURNAL_NAME)
-        store = _reopen(path) if found.fingerprint else None
+        store = reopen_labels(path) if found.fingerprint else None
         maps = _open_maps(job, settings.has_confidence) if store is not None else None
         if store is not None and not (settings.has_confidence and maps is None):
             changed = found.differences(fingerprint)
@@ -206,9 +205,7 @@ def open_target(
                 target = Target(path, store, image.shape, state, maps, found, n_steps)
                 target.last_id = 0 if is_ortho else _last_id(store, image, found.finished(0))
                 return target
-            sink.emit(
-                LogEvent(message=f"starting anew: {', '.join(changed)} changed since the stop")
-            )
+            say_what_changed(sink, changed)
     for left in (LABELS_NAME, CONFIDENCE_NAME, PREVIEW_NAME, STATE_NAME):
         shutil.rmtree(job.run_dir / left, ignore_errors=True)
     n_rows, n_columns = image.shape[1:]
@@ -256,15 +253,3 @@ def _open_maps(job: EngineJob, is_wanted: bool) -> Any:
 
     path = job.run_dir / CONFIDENCE_NAME
     return zarr.open_array(str(path), mode="r+") if is_wanted and path.exists() else None
-
-
-def _reopen(path: Path) -> LabelStore | None:
-    try:
-        return LabelStore.reopen(path) if path.exists() else None
-    except UnreadableFileError:
-        return None
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

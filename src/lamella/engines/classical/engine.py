@@ -11,7 +11,6 @@ The method is ``request.options["method"]`` or the part of the model id behind t
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from lamella.engines.classical.descriptor import CLASSICAL, METHODS
 from lamella.engines.classical.method import Drawing, check_size, draw
 from lamella.engines.classical.preview import coarse_volume
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
+from lamella.engines.leftovers import remove_left
 from lamella.engines.options import resolve_options
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
@@ -197,8 +197,7 @@ def _write(
     """Write the labels slab by slab, each made of whole chunks."""
     from lamella.io.label_store import create_labels
 
-    if path.exists():
-        shutil.rmtree(path)
+    remove_left(path)
     store = create_labels(
         path,
         like=volume,

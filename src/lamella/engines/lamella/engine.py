@@ -38,18 +38,16 @@ from lamella.engines.lamella.strategy import (
     resolve_strategy,
 )
 from lamella.engines.lamella.target import (
-    JOURNAL_NAME,
     PROBABILITIES_NAME,
     Target,
     TargetWish,
     open_target,
-    remove_folder,
-    was_left_at,
 )
+from lamella.engines.leftovers import remove_left
 from lamella.engines.tile_events import QuietSink, TileEvents, say_what_is_kept
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
 from lamella.inference.execute import Execution, TileCount, execute
-from lamella.inference.journal import Journal
+from lamella.inference.journal import JOURNAL_NAME, Journal, was_left_at
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, SplitLayers
 from lamella.inference.plan import make_plan, smaller_tile
 from lamella.inference.preview import coarse_source, plan_preview
@@ -342,7 +340,7 @@ class _Run:
         )
         coarse = plan_preview(prepared.source.shape, tile=settings.tile, n_planned=planned.n_tiles)
         path = self._job.run_dir / PREVIEW_NAME
-        remove_folder(path)
+        remove_left(path)
         n = len(volume.spatial_shape)
         shape = coarse.plan.shape[3 - n :]
         factors = tuple(
@@ -408,7 +406,7 @@ class _Run:
         import zarr
 
         volume, path = self._job.volume, self._job.run_dir / LABELS_NAME
-        remove_folder(path)
+        remove_left(path)
         store = create_labels(
             path,
             like=volume,

@@ -30,7 +30,8 @@ from lamella.core.errors import InputError
 from lamella.core.memory import available_bytes
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
 from lamella.engines.lamella.objects import decoder_options, instances_of_maps
-from lamella.engines.lamella.target import PROBABILITIES_NAME, remove_folder
+from lamella.engines.lamella.target import PROBABILITIES_NAME
+from lamella.engines.leftovers import remove_left
 from lamella.engines.tile_events import QuietSink
 from lamella.inference.resampler import Resampler
 from lamella.io.label_store import create_labels
@@ -84,7 +85,7 @@ def segment_ortho(
     for number, axis in enumerate(PLANES):
         folder = job.run_dir / "parts" / f"plane-{axis}"
         if not job.resume:
-            remove_folder(folder)
+            remove_left(folder)
         known = _read_part(folder)
         if known is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def segment_ortho(
             known = _write_part(folder, result)
         results.append(known)
     labels = _decode(job, card, resampler, isotropic, sink)
-    remove_folder(job.run_dir / "parts")
+    remove_left(job.run_dir / "parts")
     first = results[0]
     return EngineResult(
         labels=labels,
@@ -199,7 +200,7 @@ class _PlaneSink:
     def _preview(self, event: PreviewEvent) -> PreviewEvent:
         """The coarse labels of the first pass, moved to where previews lie."""
         target = self._job.run_dir / PREVIEW_NAME
-        remove_folder(target)
+        remove_left(target)
         (self._folder / event.path).rename(target)
         shape = self._job.volume.spatial_shape
         factors = tuple(
@@ -231,7 +232,7 @@ def _decode(
     )
     labels = resampler.restore_labels(found)
     path = job.run_dir / LABELS_NAME
-    remove_folder(path)
+    remove_left(path)
     classes = tuple(LabelClass(c.value, c.name, c.color) for c in card.classes if c.value != 0)
     store = create_labels(path, like=job.volume, dtype=ids.dtype, classes=classes, is_instance=True)
     shape = job.volume.spatial_shape

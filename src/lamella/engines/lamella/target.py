@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lamella.core.errors import UnreadableFileError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME
-from lamella.inference.journal import Journal, JournalState
+from lamella.engines.leftovers import remove_left, reopen_labels, say_what_changed
+from lamella.inference.journal import JOURNAL_NAME, Journal, JournalState, digest, tile_text
 from lamella.inference.layers import GridMap, LabelLayers
-from lamella.inference.plan import Plan, cut_columns, make_plan
+from lamella.inference.plan import Plan, chunk_extent, cut_columns, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
-from lamella.wire.event import LogEvent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
     from lamella.engines.engine import EngineJob
@@ -32,24 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREGROUND_NAME",
-    "JOURNAL_NAME",
     "PROBABILITIES_NAME",
     "Target",
     "TargetWish",
-    "chunk_extent",
     "open_target",
-    "remove_folder",
-    "was_left_at",
 ]
 
-JOURNAL_NAME = "journal.jsonl"
 FOREGROUND_NAME = "foreground.ome.zarr"
 PROBABILITIES_NAME = "probabilities.zarr"
 # Options that change nothing in the labels beyond what the plan and the runtime already say.
 FREE_OPTIONS = ("band_mb", "check", "preview")
-CHUNK_VOXELS = 1 << 18
-MAX_CHUNK_DEPTH = 64
-MIN_CHUNK_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +88,19 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     path, journal = job.run_dir / name, job.run_dir / JOURNAL_NAME
     if job.resume:
         state = Journal.read(journal)
-        store = _reopen(path) if state.fingerprint else None
+        store = reopen_labels(path) if state.fingerprint else None
         has_maps = all((job.run_dir / one).exists() for one in wish.maps)
         if store is not None and has_maps:
             target = _place(store, wish, state)
             changed = state.differences(target.fingerprint)
             if not changed:
                 return target
-            sink.emit(
-                LogEvent(message=f"starting anew: {', '.join(changed)} changed since the stop")
-            )
-    remove_folder(path)
-    for left in (PROBABILITIES_NAME, CONFIDENCE_NAME):
-        remove_folder(job.run_dir / left)
+            say_what_changed(sink, changed)
+    remove_left(path, job.run_dir / PROBABILITIES_NAME, job.run_dir / CONFIDENCE_NAME)
     volume = job.volume
-    chunks = chunk_extent(wish.prepared.shape, wish.settings)
+    settings = wish.settings
+    stride = max(1, int(settings.tile[0] * (1 - settings.overlap_fraction)))
+    chunks = chunk_extent(wish.prepared.shape, stride)
     store = create_labels(
         path,
         like=volume,
@@ -129,26 +113,6 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     return replace(target, done=Journal.read(journal))
 
 
-def chunk_extent(shape: tuple[int, int, int], settings: Settings) -> tuple[int, int, int]:
-    """Chunks as deep as a row moves the band, so that layers wait for no later row.
-
-    Args:
-        shape: extent of the labels, (z, y, x).
-        settings: tile and overlap.
-    """
-    tile = settings.tile[0]
-    stride = max(1, int(tile * (1 - settings.overlap_fraction)))
-    depth = min(shape[0], max(MIN_CHUNK_DEPTH, min(MAX_CHUNK_DEPTH, stride)))
-    edge = 2 ** math.ceil(math.log2(CHUNK_VOXELS / depth) / 2)
-    return depth, min(shape[1], edge), min(shape[2], edge)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder of a run, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)
-
-
 def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:
     layers = LabelLayers(store)
     grid = GridMap.make(wish.prepared.shape, wish.prepared.source.shape)
@@ -158,21 +122,12 @@ def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:
     fingerprint = {
         "input": wish.prepared.sha256,
         "model": wish.model.sha256,
-        "tile": _text(wish.settings.tile),
-        "plan": _digest((plan, grid.shape, layers.unit)),
-        "options": _digest(options),
+        "tile": tile_text(wish.settings.tile),
+        "plan": digest((plan, grid.shape, layers.unit)),
+        "options": digest(options),
         "runtime": f"{runtime.name} {wish.opened.version} {runtime.device} {runtime.precision}",
     }
     return Target(store, layers, plan, grid, fingerprint, state)
-
-
-def was_left_at(run_dir: Path, tile: tuple[int, int, int]) -> bool:
-    """Whether the unfinished job of a run folder ran with tiles of this extent."""
-    return Journal.read(run_dir / JOURNAL_NAME).fingerprint.get("tile") == _text(tile)
-
-
-def _text(tile: tuple[int, int, int]) -> str:
-    return ",".join(map(str, tile))
 
 
 def _plan(wish: TargetWish, unit: tuple[int, int, int], grid: GridMap) -> Plan:
@@ -193,14 +148,3 @@ def _plan(wish: TargetWish, unit: tuple[int, int, int], grid: GridMap) -> Plan:
             region=grid.region,
         ),
     )
-
-
-def _reopen(path: Path) -> LabelStore | None:
-    try:
-        return LabelStore.reopen(path) if path.exists() else None
-    except UnreadableFileError:
-        return None
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()

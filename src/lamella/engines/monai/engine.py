@@ -28,19 +28,17 @@ from lamella.engines.monai.reading import Reading, read_bundle
 from lamella.engines.monai.settings import Settings, resolve
 from lamella.engines.monai.source import Prepared, prepare
 from lamella.engines.monai.target import (
-    JOURNAL_NAME,
     SURE,
     Target,
     TargetWish,
     open_target,
     output_grid,
-    was_left_at,
 )
 from lamella.engines.options import resolve_options
 from lamella.engines.tile_events import QuietSink, TileEvents, say_what_is_kept
 from lamella.inference.band import gaussian_weights
 from lamella.inference.execute import Execution, TileCount, execute
-from lamella.inference.journal import Journal
+from lamella.inference.journal import JOURNAL_NAME, Journal, was_left_at
 from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet, write_outside
 from lamella.inference.plan import smaller_tile
 from lamella.inference.runtime import release_device_memory

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lamella.engines.leftovers import remove_left
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.wire.event import ProgressEvent
@@ -47,8 +47,7 @@ def keep_largest_pieces(
         kept = keep_largest(own.astype(np.uint8), connectivity=_most(own.ndim))
         data[own & (kept == 0)] = 0
         sink.emit(ProgressEvent(stage="largest", done=done + 1, total=len(treated), unit="classes"))
-    if path.exists():
-        shutil.rmtree(path)
+    remove_left(path)
     store = create_labels(path, like=like, dtype=data.dtype, classes=labels.classes)
     depth, rest = store.unit[0], data.shape[1:]
     for start in range(0, data.shape[0], depth):

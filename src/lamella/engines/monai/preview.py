@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lamella.engines.engine import PREVIEW_NAME
-from lamella.engines.monai.target import remove_folder
+from lamella.engines.leftovers import remove_left
 from lamella.engines.tile_events import QuietSink, TileEvents
 from lamella.inference.execute import Execution, execute
 from lamella.inference.layers import LabelLayers
@@ -75,7 +75,7 @@ def show_preview(coarse: CoarsePass, sink: EventSink) -> None:
         3 - n :
     ]
     path = job.run_dir / PREVIEW_NAME
-    remove_folder(path)
+    remove_left(path)
     like = Volume(
         data=np.broadcast_to(np.zeros((), np.uint8), grid.shape[3 - n :]),
         axes=job.volume.axes.without("t", "c"),

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lamella.core.errors import UnreadableFileError
 from lamella.engines.engine import CONFIDENCE_NAME
-from lamella.inference.journal import Journal, JournalState
+from lamella.engines.leftovers import remove_left, reopen_labels, say_what_changed
+from lamella.inference.journal import JOURNAL_NAME, Journal, JournalState, digest, tile_text
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers
 from lamella.inference.operator import Operator
 from lamella.inference.outlet import OutputGrid
-from lamella.inference.plan import Plan, cut_columns, make_plan
+from lamella.inference.plan import Plan, chunk_extent, cut_columns, make_plan
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
-from lamella.wire.event import LogEvent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lamella.engines.engine import EngineJob
     from lamella.engines.monai.grid import Layout
     from lamella.engines.monai.opening import Opened
@@ -34,24 +28,17 @@ if TYPE_CHECKING:
     from lamella.wire.event import EventSink
 
 __all__ = [
-    "JOURNAL_NAME",
     "SURE",
     "Target",
     "TargetWish",
     "open_target",
     "output_grid",
-    "remove_folder",
-    "was_left_at",
 ]
 
-JOURNAL_NAME = "journal.jsonl"
 SURE = {"probability": 255, "margin": 255}
 """Value of maps where a bundle's crop says that there is nothing; 0 for the others."""
 # Settings that change nothing in the labels beyond what the plan and the runtime already say.
 _FREE = ("band_mb", "check", "preview", "threads")
-_CHUNK_VOXELS = 1 << 18
-_MAX_CHUNK_DEPTH = 64
-_MIN_CHUNK_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +105,25 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     path, journal = job.run_dir / wish.name, job.run_dir / JOURNAL_NAME
     if job.resume:
         state = Journal.read(journal)
-        store = _reopen(path) if state.fingerprint else None
+        store = reopen_labels(path) if state.fingerprint else None
         has_maps = not wish.settings.measures or (job.run_dir / CONFIDENCE_NAME).exists()
         if store is not None and has_maps:
             target = _place(store, wish, state)
             changed = state.differences(target.fingerprint)
             if not changed:
                 return target
-            text = f"starting anew: {', '.join(changed)} changed since the stop"
-            sink.emit(LogEvent(message=text))
-    remove_folder(path)
-    remove_folder(job.run_dir / CONFIDENCE_NAME)
+            say_what_changed(sink, changed)
+    remove_left(path, job.run_dir / CONFIDENCE_NAME)
+    shape, settings = wish.prepared.shape, wish.settings
+    stride = max(1, int(settings.tile[0] * (1 - settings.overlap_fraction)))
+    chunks = chunk_extent(shape, round(stride * shape[0] / wish.prepared.source.shape[0]))
     n = len(job.volume.spatial_shape)
     store = create_labels(
         path,
         like=job.volume,
         dtype=wish.decoder.label_dtype,
         classes=wish.classes,
-        chunks=_chunk_extent(wish)[3 - n :],
+        chunks=chunks[3 - n :],
     )
     target = _place(store, wish, JournalState())
     Journal.start(journal, target.fingerprint).close()
@@ -169,21 +157,6 @@ def output_grid(
     )
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder of a run, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)
-
-
-def was_left_at(run_dir: Path, tile: tuple[int, int, int]) -> bool:
-    """Whether the unfinished job of a run folder ran with tiles of this extent."""
-    return Journal.read(run_dir / JOURNAL_NAME).fingerprint.get("tile") == _text(tile)
-
-
-def _text(tile: tuple[int, int, int]) -> str:
-    return ",".join(map(str, tile))
-
-
 def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:
     layers = LabelLayers(store)
     job, settings = wish.job, wish.settings
@@ -202,9 +175,9 @@ def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:
     fingerprint = {
         "input": wish.prepared.sha256,
         "model": wish.identity,
-        "tile": _text(settings.tile),
-        "plan": _digest((plan, wish.prepared.layout, layers.unit)),
-        "options": _digest(options),
+        "tile": tile_text(settings.tile),
+        "plan": digest((plan, wish.prepared.layout, layers.unit)),
+        "options": digest(options),
         "runtime": f"{runtime.name} {wish.opened.version} {runtime.device} {runtime.precision}",
     }
     shape = wish.prepared.shape
@@ -238,24 +211,3 @@ def _plan(wish: TargetWish, unit: tuple[int, int, int]) -> Plan:
         ),
         from_end=tuple(sorted(wish.prepared.layout.flips)),
     )
-
-
-def _chunk_extent(wish: TargetWish) -> tuple[int, int, int]:
-    """Chunks as deep as a row moves the band, so that layers wait for no later row."""
-    shape, settings = wish.prepared.shape, wish.settings
-    stride = max(1, int(settings.tile[0] * (1 - settings.overlap_fraction)))
-    layers = round(stride * shape[0] / wish.prepared.source.shape[0])
-    depth = min(shape[0], max(_MIN_CHUNK_DEPTH, min(_MAX_CHUNK_DEPTH, layers)))
-    edge = 2 ** math.ceil(math.log2(_CHUNK_VOXELS / depth) / 2)
-    return depth, min(shape[1], edge), min(shape[2], edge)
-
-
-def _reopen(path: Path) -> LabelStore | None:
-    try:
-        return LabelStore.reopen(path) if path.exists() else None
-    except UnreadableFileError:
-        return None
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()

@@ -28,7 +28,7 @@ from lamella.engines.nnunet.settings import Chosen, Settings, choose, resolve
 from lamella.engines.nnunet.stage import Paths, Stage, StageWish
 from lamella.engines.nnunet.survey import Survey, survey
 from lamella.engines.tile_events import QuietSink
-from lamella.inference.journal import Journal
+from lamella.inference.journal import JOURNAL_NAME, Journal
 from lamella.inference.slab import VolumeSlabs
 from lamella.models.foreign import ForeignModel
 from lamella.volume.labels import Labels
@@ -46,7 +46,6 @@ __all__ = ["NnunetEngine", "build_engine"]
 
 # Hidden, and taken away with the run's other leftovers when it starts anew.
 WORK_NAME = ".nnunet.partial"
-JOURNAL_NAME = "journal.jsonl"
 
 
 def build_engine() -> NnunetEngine:

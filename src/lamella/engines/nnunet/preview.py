@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lamella.engines.engine import PREVIEW_NAME
+from lamella.engines.leftovers import remove_left
 from lamella.engines.nnunet.decode import decoder_of
 from lamella.engines.nnunet.stage import Stage, classes_of
 from lamella.engines.nnunet.weights import tile_weights
@@ -63,8 +63,7 @@ def show_preview(
     n = len(volume.spatial_shape)
     labels, factors = labels.reshape(labels.shape[3 - n :]), factors[3 - n :]
     path = run_dir / PREVIEW_NAME
-    if path.exists():
-        shutil.rmtree(path)
+    remove_left(path)
     like = Volume(
         data=np.broadcast_to(np.zeros((), np.uint8), labels.shape),
         axes=volume.axes.without("t", "c"),

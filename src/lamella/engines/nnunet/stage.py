@@ -6,9 +6,6 @@ member of an ensemble but the last leaves probabilities for it. Each has a journ
 
 from __future__ import annotations
 
-import hashlib
-import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamella.core.errors import UnreadableFileError
+from lamella.engines.leftovers import remove_left, say_what_changed
 from lamella.engines.nnunet.decode import Shares, decoder_of
 from lamella.engines.nnunet.export import make_output_grid, one_blas_thread
 from lamella.engines.nnunet.layout import Layout, SourceWish, lay_out, make_source
@@ -27,10 +25,17 @@ from lamella.engines.nnunet.write import Member, MemberSink, TransposedStore, av
 from lamella.engines.tile_events import TileEvents
 from lamella.inference.confidence import measures_of
 from lamella.inference.execute import Execution, TileCount, execute
-from lamella.inference.journal import Journal, JournalState
+from lamella.inference.journal import Journal, JournalState, digest
 from lamella.inference.layers import LabelLayers, LayerStore, ProbabilityLayers
 from lamella.inference.outlet import LabelSink, Place, ResamplingOutlet, write_outside
-from lamella.inference.plan import Column, Plan, cut_columns, make_plan
+from lamella.inference.plan import (
+    MIN_CHUNK_DEPTH,
+    Column,
+    Plan,
+    chunk_extent,
+    cut_columns,
+    make_plan,
+)
 from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
@@ -47,9 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["Paths", "Stage", "StageWish", "classes_of"]
 
 Role = Literal["labels", "stage", "member"]
-_CHUNK_VOXELS = 1 << 18
-_MAX_CHUNK_DEPTH = 64
-_MIN_CHUNK_DEPTH = 16
 # Options that change nothing in the labels beyond what the plan and the runtime already say.
 _FREE_OPTIONS = ("band_mb", "check", "preview", "postprocess", "trusted")
 
@@ -235,7 +237,7 @@ class Stage:
         shares = Shares(wish.rule.n_outputs, has_regions=wish.rule.has_regions)
         if target.member is not None:
             member = Member(target.member, self.layout.transpose)
-            sink: Any = MemberSink(place, member, shares, depth=_MIN_CHUNK_DEPTH)
+            sink: Any = MemberSink(place, member, shares, depth=MIN_CHUNK_DEPTH)
         else:
             labels, maps = target.stores
             assert labels is not None, "stages that leave labels have a store"
@@ -274,8 +276,7 @@ class Stage:
             target = self._reopen(state)
             if target is not None:
                 return target
-        for path in (wish.paths.labels, wish.paths.confidence):
-            _remove(path)
+        remove_left(wish.paths.labels, wish.paths.confidence)
         target = self._place(self._create())
         Journal.start(wish.paths.journal, self._fingerprint(target)).close()
         return _with_state(target, Journal.read(wish.paths.journal))
@@ -294,9 +295,7 @@ class Stage:
             return None
         changed = state.differences(self._fingerprint(target))
         if changed:
-            self._sink.emit(
-                LogEvent(message=f"starting anew: {', '.join(changed)} changed since the stop")
-            )
+            say_what_changed(self._sink, changed)
             return None
         return _with_state(target, state)
 
@@ -337,9 +336,7 @@ class Stage:
         shape, crop = self.grid.shape, self.layout.crop.shape
         moved = self.tile[0] * self.wish.settings.step_fraction
         layers = moved * crop[0] / self.layout.network_shape[0]
-        depth = min(shape[0], max(_MIN_CHUNK_DEPTH, min(_MAX_CHUNK_DEPTH, int(layers))))
-        edge = 2 ** math.ceil(math.log2(_CHUNK_VOXELS / depth) / 2)
-        chunks = (depth, min(shape[1], edge), min(shape[2], edge))
+        chunks = chunk_extent(shape, int(layers))
         z, y, x = (chunks[self.layout.transpose.index(axis)] for axis in range(3))
         return z, y, x
 
@@ -383,8 +380,8 @@ class Stage:
         return {
             "input": wish.seen.sha256,
             "model": f"{getattr(model, 'sha256', '')} {wish.chosen.title} {wish.role}",
-            "plan": _digest((target.plan, self.grid.shape, self.layout, target.unit)),
-            "options": _digest((options, len(wish.members))),
+            "plan": digest((target.plan, self.grid.shape, self.layout, target.unit)),
+            "options": digest((options, len(wish.members))),
             "runtime": f"{runtime.name} {self.opened.version} {runtime.device} {runtime.precision}",
         }
 
@@ -410,14 +407,3 @@ def _in_plan_order(
 ) -> tuple[int, int, int]:
     z, y, x = (values[axis] for axis in transpose)
     return z, y, x
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()

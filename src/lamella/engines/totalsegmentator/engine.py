@@ -7,13 +7,13 @@ task that is finished is kept in ``parts`` and not run again when an interrupted
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lamella.core.errors import DeviceMemoryError, InputError
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, ConfidenceMaps, EngineResult
+from lamella.engines.leftovers import remove_left
 from lamella.engines.tile_events import QuietSink
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
 from lamella.engines.totalsegmentator.estimate import Estimate, estimate
@@ -116,10 +116,10 @@ class _Run:
         # The package's process works in a folder of its own: whole paths only.
         exchange = self._job.run_dir.absolute() / EXCHANGE_NAME
         parts = self._job.run_dir.absolute() / PARTS_NAME
-        _remove(exchange)
+        remove_left(exchange)
         if not self._job.resume:
-            _remove(parts)
-            _remove(self._job.run_dir / PREVIEW_NAME)
+            remove_left(parts)
+            remove_left(self._job.run_dir / PREVIEW_NAME)
         exchange.mkdir()
         parts.mkdir(exist_ok=True)
         try:
@@ -128,10 +128,10 @@ class _Run:
             answer = self._run(exchange, parts)
             labels, confidence = self._take_over(exchange, answer)
         finally:
-            _remove(exchange)
+            remove_left(exchange)
         self._measure(labels)
         # From here on the labels are on disk: nothing is ever taken from the parts again.
-        _remove(parts)
+        remove_left(parts)
         return self._result(labels, confidence, answer)
 
     def _warn(self, *notes: Note) -> None:
@@ -260,7 +260,7 @@ class _Run:
         elif message["type"] == "preview":
             factors = tuple(float(f) for f in message["factors"])
             path = self._job.run_dir / PREVIEW_NAME
-            _remove(path)
+            remove_left(path)
             preview_from(
                 exchanged_array(exchange, message["array"]),
                 path,
@@ -281,7 +281,7 @@ class _Run:
         from lamella.isolation.process import exchanged_array
 
         path = self._job.run_dir / LABELS_NAME
-        _remove(path)
+        remove_left(path)
         maps = exchanged_array(exchange, "confidence.npy") if answer["has_confidence"] else None
         labels = labels_from(
             exchanged_array(exchange, "labels.npy"),
@@ -371,8 +371,3 @@ class _Run:
                 is_final=is_final,
             )
         )
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
