@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from lamella.core.progress import ProgressSink
     from lamella.training.cellmap.grid import Triple
 
-__all__ = ["CellmapIndex", "ClassOfCrop", "Crop", "DataSet", "Finding", "index_cellmap"]
+__all__ = [
+    "CellmapIndex",
+    "ClassOfCrop",
+    "Crop",
+    "DataSet",
+    "Finding",
+    "crop_order",
+    "find_data_sets",
+    "find_raw",
+    "finest_first",
+    "index_cellmap",
+]
 
 Status = Literal["present", "absent"]
 RAW = "em"
@@ -165,7 +176,7 @@ def index_cellmap(root: str, *, sink: ProgressSink | None = None) -> CellmapInde
     """
     listener = sink or SilentSink()
     tree = Tree.open(root)
-    places = _data_sets(tree)
+    places = find_data_sets(tree)
     if not places:
         raise InputError(
             f"{root} holds no CellMap data",
@@ -175,10 +186,10 @@ def index_cellmap(root: str, *, sink: ProgressSink | None = None) -> CellmapInde
     crops = [
         (name, path, crop)
         for name, path in places
-        for crop in sorted(tree.folders(f"{path}/{GROUND_TRUTH}"), key=_crop_order)
+        for crop in sorted(tree.folders(f"{path}/{GROUND_TRUTH}"), key=crop_order)
     ]
     made: dict[str, list[Crop]] = {path: [] for _, path in places}
-    raws = {path: _raw(tree, path, findings) for _, path in places}
+    raws = {path: find_raw(tree, path, findings) for _, path in places}
     missing = {
         path: [tree.missing_chunks(level) for level in levels] for path, levels in raws.items()
     }
@@ -193,7 +204,7 @@ def index_cellmap(root: str, *, sink: ProgressSink | None = None) -> CellmapInde
     return CellmapIndex(root, data_sets, tuple(findings))
 
 
-def _data_sets(tree: Tree) -> list[tuple[str, str]]:
+def find_data_sets(tree: Tree) -> list[tuple[str, str]]:
     """Name and path of ``recon-1`` of every data set."""
     base = tree.base.rsplit("/", 1)[-1]
     candidates = [(base.removesuffix(".zarr"), "recon-1")]
@@ -209,7 +220,8 @@ def _data_sets(tree: Tree) -> list[tuple[str, str]]:
     ]
 
 
-def _raw(tree: Tree, path: str, findings: list[Finding]) -> tuple[Level, ...]:
+def find_raw(tree: Tree, path: str, findings: list[Finding]) -> tuple[Level, ...]:
+    """Levels of a data set's raw data, finest first; a finding says why there are none."""
     names = tree.folders(f"{path}/{RAW}")
     names.sort(key=lambda name: name != _PREFERRED_RAW)
     for name in names:
@@ -219,7 +231,7 @@ def _raw(tree: Tree, path: str, findings: list[Finding]) -> tuple[Level, ...]:
             findings.append(Finding("raw_unreadable", f"{path}/{RAW}/{name}", error.message))
             continue
         if levels:
-            return _finest_first(levels)
+            return finest_first(levels)
     findings.append(Finding("no_raw", path, "no raw data were fetched: its crops cannot be used"))
     return ()
 
@@ -278,7 +290,7 @@ def _class(tree: Tree, path: str, name: str, findings: list[Finding]) -> ClassOf
         if not levels:
             findings.append(Finding("no_levels", path, "no level of this class was fetched"))
             return None
-        levels = _finest_first(levels)
+        levels = finest_first(levels)
         status: Status = "present" if _has_voxels(tree, levels[0]) else "absent"
     except LamellaError as error:
         findings.append(Finding("class_unreadable", path, error.message))
@@ -322,11 +334,13 @@ def _touched(level: Level, grid: Any) -> set[tuple[int, ...]]:
     return set(itertools.product(*ranges))
 
 
-def _finest_first(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+def finest_first(levels: tuple[Level, ...]) -> tuple[Level, ...]:
+    """Levels by the volume of their voxels."""
     return tuple(sorted(levels, key=lambda level: float(np.prod(level.grid.spacing))))
 
 
-def _crop_order(name: str) -> tuple[int, str]:
+def crop_order(name: str) -> tuple[int, str]:
+    """A key that sorts crops by number."""
     number = name.removeprefix("crop")
     return (int(number) if number.isdigit() else 10**9, name)
 

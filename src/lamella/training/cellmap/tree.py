@@ -97,6 +97,16 @@ class Tree:
         ]
         return sorted(name for name in names if not name.startswith("."))
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether every look costs a journey over the network."""
+        names = self.system.protocol
+        return not {"file", "local", "memory"} & {*((names,) if isinstance(names, str) else names)}
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file or folder."""
+        return bool(self.system.exists(self._full(path)))
+
     def files(self, path: str) -> set[str]:
         """Paths of all files below a folder, relative to it."""
         full = self._full(path)
