@@ -84,6 +84,12 @@ def test_a_broken_entry_point_is_listed_with_its_reason_and_hides_nothing(
     assert engines["toy-broken"]["hint"]
 
 
+def test_a_run_with_an_engine_of_ours_loads_nobody_elses(install, image_path, tmp_path, capsys):
+    install("toy_loaded", "raise SystemExit('loaded')", engines={"toy": "toy_loaded:ENGINE"})
+    words = ["segment", str(image_path), "--model", "classical:otsu"]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 0, capsys.readouterr().err
+
+
 def test_an_engine_brings_its_own_environment(install, tmp_path):
     install(
         "toy_apart",

@@ -96,7 +96,6 @@ class EngineDescriptor:
         devices: devices it can use, preferred one last.
         needs_model: whether a job must name a model.
         has_preview: whether it gives labels of the whole volume from a coarse level first.
-        has_uncertainty: whether it can tell how sure it is.
         is_resumable: whether an interrupted job goes on where it stopped.
         is_deterministic: whether two equal jobs on the CPU give equal labels.
         device_memory_bytes: least memory the device should have, None when it needs little.
@@ -124,7 +123,6 @@ class EngineDescriptor:
     devices: tuple[Device, ...] = ("cpu",)
     needs_model: bool = True
     has_preview: bool = False
-    has_uncertainty: bool = False
     is_resumable: bool = False
     is_deterministic: bool = True
     device_memory_bytes: int | None = None
@@ -135,6 +133,11 @@ class EngineDescriptor:
     confidence: tuple[str, ...] = ()
     memory_bytes_per_voxel: float | None = None
     strategies: tuple[str, ...] | None = None
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether it can tell how sure it is."""
+        return bool(self.confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,17 @@ def _broken(point: EntryPoint, reason: str) -> EngineDescriptor:
     )
 
 
+def get_engine(engine_id: str) -> EngineDescriptor | None:
+    """The descriptor of an engine, or None where there is none of this name.
+
+    The entry points of other packages are read only for what is no engine of this one.
+    """
+    own = {entry.id: entry for entry in _OWN}
+    if engine_id in own:
+        return own[engine_id]
+    return next((entry for entry in list_engines() if entry.id == engine_id), None)
+
+
 def find_engine(engine_id: str) -> EngineDescriptor:
     """Return the descriptor of an engine.
 
@@ -88,13 +99,10 @@ def find_engine(engine_id: str) -> EngineDescriptor:
     Raises:
         UnknownEngineError: no such engine; the message lists those known.
     """
-    # Own engines first: the entry points of other packages are read only when one is meant.
-    for entry in _OWN:
-        if entry.id == engine_id:
-            return entry
-    known = {entry.id: entry for entry in list_engines()}
-    if engine_id in known:
-        return known[engine_id]
+    found = get_engine(engine_id)
+    if found is not None:
+        return found
+    known = [entry.id for entry in list_engines()]
     near = nearest_names(engine_id, known)
     raise UnknownEngineError(
         f"unknown engine {engine_id!r}; known engines: {', '.join(known)}",

@@ -19,7 +19,7 @@ from lamella.core.errors import AxesError, InputError, StorageError
 from lamella.core.places import Places
 from lamella.core.progress import ProgressSink
 from lamella.engines.engine import EngineDescriptor
-from lamella.engines.registry import check_engine, find_engine, list_engines
+from lamella.engines.registry import check_engine, find_engine, get_engine
 from lamella.io.format import OpenOptions, open_volume
 from lamella.volume.source import iter_slabs
 from lamella.volume.volume import Volume
@@ -187,11 +187,9 @@ def _find_engine(request: SegmentRequest, places: Places) -> EngineDescriptor:
 def _engine_of(model: str) -> EngineDescriptor | None:
     """The engine before the colon of ``ENGINE:NAME``; one without models may stand alone."""
     prefix, colon, _ = model.partition(":")
-    for known in list_engines():
-        if known.id == prefix and (colon or not known.needs_model):
-            # The shipped models of this project may be called as its engine is.
-            return known
-    return None
+    known = get_engine(prefix)
+    # The shipped models of this project may be called as its engine is.
+    return known if known is not None and (colon or not known.needs_model) else None
 
 
 def _find_model(

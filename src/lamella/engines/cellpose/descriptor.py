@@ -128,7 +128,6 @@ CELLPOSE3 = EngineDescriptor(
     devices=("cpu", "cuda"),
     needs_model=True,
     has_preview=True,
-    has_uncertainty=True,
     is_resumable=True,
     options=OPTIONS,
     environment="cellpose3",

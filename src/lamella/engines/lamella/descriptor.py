@@ -65,7 +65,6 @@ LAMELLA = EngineDescriptor(
     devices=("cpu", "cuda"),
     needs_model=True,
     has_preview=True,
-    has_uncertainty=True,
     is_resumable=True,
     strategies=("slices", "hybrid", "volumetric", "ortho"),
     options=OPTIONS,

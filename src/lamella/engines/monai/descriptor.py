@@ -44,7 +44,6 @@ MONAI = EngineDescriptor(
     devices=("cpu", "cuda"),
     needs_model=True,
     has_preview=True,
-    has_uncertainty=True,
     is_resumable=True,
     options=OPTIONS,
     model_module="lamella.engines.monai.models",

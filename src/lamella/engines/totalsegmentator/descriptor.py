@@ -80,7 +80,6 @@ TOTALSEGMENTATOR = EngineDescriptor(
     devices=("cpu", "mps", "cuda"),
     needs_model=True,
     has_preview=True,
-    has_uncertainty=True,
     is_resumable=True,
     options=OPTIONS,
     environment="totalsegmentator",
