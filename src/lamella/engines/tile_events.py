@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from lamella.wire.event import LogEvent, PreviewEvent, ProgressEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lamella.core.progress import Progress
     from lamella.inference.journal import JournalState
     from lamella.volume.box import Box
     from lamella.wire.event import EventSink
 
-__all__ = ["QuietSink", "TileEvents", "say_what_is_kept"]
+__all__ = ["CheckOnly", "QuietSink", "TileEvents", "announce_whole", "say_what_is_kept"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,42 @@ class QuietSink:
     def check(self) -> None:
         """Raise if the caller cancelled."""
         self._sink.check()
+
+
+class CheckOnly:
+    """Lets a writer ask for cancellation; its small steps are not reported."""
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+
+    def emit(self, progress: Progress, /) -> None:
+        """Drop the report."""
+
+    def check(self) -> None:
+        """Raise if the caller cancelled."""
+        self._sink.check()
+
+
+def announce_whole(
+    sink: EventSink, name: str, shape: Sequence[int], factors: Sequence[float] | None = None
+) -> None:
+    """Announce labels of the whole input.
+
+    Args:
+        sink: of the run.
+        name: of the labels in the run folder.
+        shape: of the input, its spatial axes.
+        factors: voxels of the input per voxel of coarse labels; None for the final ones.
+    """
+    sink.emit(
+        PreviewEvent(
+            path=name,
+            factors=(1.0,) * len(shape) if factors is None else tuple(factors),
+            box_start=(0,) * len(shape),
+            box_stop=tuple(shape),
+            is_final=factors is None,
+        )
+    )
 
 
 def say_what_is_kept(sink: EventSink, state: JournalState, *, n_layers: int) -> None:

@@ -17,9 +17,10 @@ from lamella.engines.cellpose.session import Session, WorkerFacts
 from lamella.engines.cellpose.settings import Settings, resolve
 from lamella.engines.cellpose.target import Target, open_target
 from lamella.engines.engine import ConfidenceMaps, EngineResult
+from lamella.engines.tile_events import announce_whole
 from lamella.models.foreign import ForeignModel
 from lamella.volume.volume import Note
-from lamella.wire.event import LogEvent, PreviewEvent, WarningEvent
+from lamella.wire.event import LogEvent, WarningEvent
 
 if TYPE_CHECKING:
     from lamella.engines.engine import EngineDescriptor, EngineJob
@@ -126,16 +127,7 @@ class _Run:
             self._warn(Note("no_objects", "nothing was found: every voxel is background"))
         labels = target.finish(self._sink)
         shutil.rmtree(target.state, ignore_errors=True)
-        shape = self._job.volume.spatial_shape
-        self._sink.emit(
-            PreviewEvent(
-                path=target.path.name,
-                factors=(1.0,) * len(shape),
-                box_start=(0,) * len(shape),
-                box_stop=shape,
-                is_final=True,
-            )
-        )
+        announce_whole(self._sink, target.path.name, self._job.volume.spatial_shape)
         return labels
 
     def _resolved(self) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lamella.engines.cellpose.target import OBJECT_CLASS, Quiet
+from lamella.engines.cellpose.target import OBJECT_CLASS
+from lamella.engines.coarse import create_preview
 from lamella.engines.engine import PREVIEW_NAME
-from lamella.io.label_store import create_labels
+from lamella.engines.tile_events import CheckOnly, announce_whole
 from lamella.volume.box import Box
-from lamella.volume.volume import Volume
-from lamella.wire.event import PreviewEvent
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -55,7 +53,15 @@ def preview_steps(
         full / coarse
         for full, coarse in zip(job.volume.spatial_shape, shape[3 - spatial :], strict=True)
     )
-    store = _store(job, shape[3 - spatial :], factors)
+    store = create_preview(
+        job.run_dir,
+        job.volume,
+        shape[3 - spatial :],
+        factors,
+        dtype=np.uint32,
+        classes=(OBJECT_CLASS,),
+        is_instance=True,
+    )
     last_id = 0
     for at, start in enumerate(starts):
         middle = min(start + step // 2, n_slices - 1)
@@ -65,31 +71,8 @@ def preview_steps(
         last_id += int(labels.max(initial=0))
         box = Box((at, 0, 0)[3 - spatial :], (at + 1, *shape[1:])[3 - spatial :])
         store.write(box, lifted if spatial == 2 else lifted[None])
-    store.finish(Quiet(sink))
-    sink.emit(
-        PreviewEvent(
-            path=PREVIEW_NAME,
-            factors=factors,
-            box_start=(0,) * spatial,
-            box_stop=job.volume.spatial_shape,
-            is_final=False,
-        )
-    )
-
-
-def _store(job: EngineJob, shape: tuple[int, ...], factors: tuple[float, ...]):
-    path = job.run_dir / PREVIEW_NAME
-    shutil.rmtree(path, ignore_errors=True)
-    volume = job.volume
-    like = Volume(
-        data=np.broadcast_to(np.zeros((), np.uint8), shape),
-        axes=volume.axes.without("t", "c"),
-        affine=volume.affine.downsampled(factors),
-        unit=volume.unit,
-    )
-    return create_labels(
-        path, like=like, dtype=np.uint32, classes=(OBJECT_CLASS,), is_instance=True
-    )
+    store.finish(CheckOnly(sink))
+    announce_whole(sink, PREVIEW_NAME, job.volume.spatial_shape, factors)
 
 
 def _half(plane: NDArray[np.float32]) -> NDArray[np.float32]:

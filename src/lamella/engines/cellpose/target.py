@@ -16,6 +16,7 @@ import numpy as np
 from lamella.core.errors import EngineError
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
 from lamella.engines.leftovers import reopen_labels, say_what_changed
+from lamella.engines.tile_events import CheckOnly
 from lamella.inference.journal import JOURNAL_NAME, Journal, JournalState, digest
 from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lamella.core.progress import Progress
     from lamella.engines.cellpose.image import Image
     from lamella.engines.engine import EngineJob
     from lamella.io.label_store import LabelStore
     from lamella.volume.labels import Labels
     from lamella.wire.event import EventSink
 
-__all__ = ["STATE_NAME", "Quiet", "Target", "open_target"]
+__all__ = ["STATE_NAME", "Target", "open_target"]
 
 STATE_NAME = "cellpose"
 OBJECT_CLASS = LabelClass(1, "object")
@@ -131,7 +131,7 @@ class Target:
 
     def finish(self, sink: EventSink) -> Labels:
         """Make the labels a readable image."""
-        return self.store.finish(Quiet(sink))
+        return self.store.finish(CheckOnly(sink))
 
     def _check(self, labels: NDArray[np.uint32]) -> int:
         if labels.shape != self.shape[1:]:
@@ -155,20 +155,6 @@ class Target:
                 self.maps[:] = maps
             else:
                 self.maps[:, z] = maps
-
-
-class Quiet:
-    """Lets a writer ask for cancellation; its small steps are not reported."""
-
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
-
-    def emit(self, progress: Progress, /) -> None:
-        """Drop the report."""
-
-    def check(self) -> None:
-        """Raise if the caller cancelled."""
-        self._sink.check()
 
 
 def open_target(

@@ -23,16 +23,16 @@ from lamella.engines.classical.preview import coarse_volume
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
 from lamella.engines.leftovers import remove_left
 from lamella.engines.options import resolve_options
+from lamella.engines.tile_events import CheckOnly, announce_whole
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
 from lamella.volume.volume import Note
-from lamella.wire.event import PreviewEvent, ProgressEvent, WarningEvent
+from lamella.wire.event import ProgressEvent, WarningEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from lamella.core.progress import Progress
     from lamella.engines.engine import EngineDescriptor, EngineJob
     from lamella.engines.options import OptionValue
     from lamella.volume.labels import Labels
@@ -99,20 +99,6 @@ class _Written:
     n_slabs: int
 
 
-class _Cancellable:
-    """Lets a writer ask for cancellation; its small steps are not reported."""
-
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
-
-    def emit(self, progress: Progress, /) -> None:
-        """Drop the report."""
-
-    def check(self) -> None:
-        """Raise if the caller cancelled."""
-        self._sink.check()
-
-
 def _resolve(model: str, given: Mapping[str, object]) -> dict[str, OptionValue]:
     """Return all options; the method may come with the model id, as in ``classical:li``."""
     _, _, method = model.partition(":")
@@ -172,15 +158,7 @@ def _show_preview(
     coarse = coarse_volume(volume)
     drawing = draw(coarse.volume, options, on_plane=lambda _: sink.check(), is_preview=True)
     _write(coarse.volume, drawing, run_dir / PREVIEW_NAME, sink, stage="")
-    sink.emit(
-        PreviewEvent(
-            path=PREVIEW_NAME,
-            factors=coarse.factors,
-            box_start=(0,) * len(volume.shape),
-            box_stop=volume.shape,
-            is_final=False,
-        )
-    )
+    announce_whole(sink, PREVIEW_NAME, volume.shape, coarse.factors)
 
 
 def _planes(sink: EventSink, stage: str, total: int) -> Callable[[int], None]:
@@ -218,4 +196,4 @@ def _write(
         store.write(box, block)
         if stage:
             sink.emit(ProgressEvent(stage=stage, done=done, total=len(starts), unit="slabs"))
-    return _Written(store.finish(_Cancellable(sink)), is_empty, len(starts))
+    return _Written(store.finish(CheckOnly(sink)), is_empty, len(starts))

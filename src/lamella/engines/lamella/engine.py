@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from lamella.core.errors import DeviceMemoryError, InputError
+from lamella.engines.coarse import create_preview
 from lamella.engines.engine import (
     CONFIDENCE_NAME,
     LABELS_NAME,
@@ -44,7 +45,12 @@ from lamella.engines.lamella.target import (
     open_target,
 )
 from lamella.engines.leftovers import remove_left
-from lamella.engines.tile_events import QuietSink, TileEvents, say_what_is_kept
+from lamella.engines.tile_events import (
+    QuietSink,
+    TileEvents,
+    announce_whole,
+    say_what_is_kept,
+)
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
 from lamella.inference.execute import Execution, TileCount, execute
 from lamella.inference.journal import JOURNAL_NAME, Journal, was_left_at
@@ -55,8 +61,8 @@ from lamella.inference.runtime import release_device_memory
 from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
-from lamella.volume.volume import Note, Volume
-from lamella.wire.event import LogEvent, PreviewEvent, WarningEvent
+from lamella.volume.volume import Note
+from lamella.wire.event import LogEvent, WarningEvent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -339,8 +345,6 @@ class _Run:
             prepared.source.shape, tile=settings.tile, overlap_fraction=settings.overlap_fraction
         )
         coarse = plan_preview(prepared.source.shape, tile=settings.tile, n_planned=planned.n_tiles)
-        path = self._job.run_dir / PREVIEW_NAME
-        remove_left(path)
         n = len(volume.spatial_shape)
         shape = coarse.plan.shape[3 - n :]
         factors = tuple(
@@ -352,14 +356,15 @@ class _Run:
                 strict=True,
             )
         )
-        like = Volume(
-            data=np.broadcast_to(np.zeros((), np.uint8), shape),
-            axes=volume.axes.without("t", "c"),
-            affine=volume.affine.downsampled(factors),
-            unit=volume.unit,
-        )
         decoder = self._decoder(is_preview=True)
-        store = create_labels(path, like=like, dtype=decoder.label_dtype, classes=self._classes())
+        store = create_preview(
+            self._job.run_dir,
+            volume,
+            shape,
+            factors,
+            dtype=decoder.label_dtype,
+            classes=self._classes(),
+        )
         source = coarse_source(
             prepared.source,
             coarse.factors,
@@ -378,19 +383,7 @@ class _Run:
             TileEvents(self._sink, stage="preview"),
         )
         store.finish(QuietSink(self._sink))
-        self._announce_whole(PREVIEW_NAME, factors, is_final=False)
-
-    def _announce_whole(self, name: str, factors: tuple[float, ...], *, is_final: bool) -> None:
-        shape = self._job.volume.spatial_shape
-        self._sink.emit(
-            PreviewEvent(
-                path=name,
-                factors=factors,
-                box_start=(0,) * len(shape),
-                box_stop=shape,
-                is_final=is_final,
-            )
-        )
+        announce_whole(self._sink, PREVIEW_NAME, volume.spatial_shape, factors)
 
     # -- the end
 
@@ -437,7 +430,7 @@ class _Run:
         if not target.store.is_finished:
             target.store.finish(QuietSink(self._sink))
         labels = store.finish(QuietSink(self._sink))
-        self._announce_whole(LABELS_NAME, (1.0,) * len(volume.spatial_shape), is_final=True)
+        announce_whole(self._sink, LABELS_NAME, volume.spatial_shape)
         return labels
 
     def _has_slices(self) -> bool:

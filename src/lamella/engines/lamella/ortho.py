@@ -32,7 +32,7 @@ from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, EngineResult
 from lamella.engines.lamella.objects import decoder_options, instances_of_maps
 from lamella.engines.lamella.target import PROBABILITIES_NAME
 from lamella.engines.leftovers import remove_left
-from lamella.engines.tile_events import QuietSink
+from lamella.engines.tile_events import QuietSink, announce_whole
 from lamella.inference.resampler import Resampler
 from lamella.io.label_store import create_labels
 from lamella.volume.affine import Affine
@@ -243,15 +243,7 @@ def _decode(
         store.write(Box((start, 0, 0), (stop, *shape[1:])), block)
         sink.emit(ProgressEvent(stage="instances", done=stop, total=shape[0], unit="layers"))
     result = store.finish(QuietSink(sink))
-    sink.emit(
-        PreviewEvent(
-            path=LABELS_NAME,
-            factors=(1.0,) * len(shape),
-            box_start=(0,) * len(shape),
-            box_stop=shape,
-            is_final=True,
-        )
-    )
+    announce_whole(sink, LABELS_NAME, shape)
     return result
 
 

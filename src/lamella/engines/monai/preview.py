@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lamella.engines.coarse import create_preview
 from lamella.engines.engine import PREVIEW_NAME
-from lamella.engines.leftovers import remove_left
-from lamella.engines.tile_events import QuietSink, TileEvents
+from lamella.engines.tile_events import QuietSink, TileEvents, announce_whole
 from lamella.inference.execute import Execution, execute
 from lamella.inference.layers import LabelLayers
 from lamella.inference.operator import Operator
 from lamella.inference.outlet import LabelSink, OutputGrid, Place, ResamplingOutlet
 from lamella.inference.plan import Column, make_plan
 from lamella.inference.preview import coarse_source, plan_preview
-from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
-from lamella.volume.volume import Volume
-from lamella.wire.event import PreviewEvent
 
 if TYPE_CHECKING:
     from lamella.engines.engine import EngineJob
@@ -74,15 +71,14 @@ def show_preview(coarse: CoarsePass, sink: EventSink) -> None:
     factors = tuple(fine / rough for fine, rough in zip(prepared.shape, grid.shape, strict=True))[
         3 - n :
     ]
-    path = job.run_dir / PREVIEW_NAME
-    remove_left(path)
-    like = Volume(
-        data=np.broadcast_to(np.zeros((), np.uint8), grid.shape[3 - n :]),
-        axes=job.volume.axes.without("t", "c"),
-        affine=job.volume.affine.downsampled(factors),
-        unit=job.volume.unit,
+    store = create_preview(
+        job.run_dir,
+        job.volume,
+        grid.shape[3 - n :],
+        factors,
+        dtype=coarse.decoder.label_dtype,
+        classes=coarse.classes,
     )
-    store = create_labels(path, like=like, dtype=coarse.decoder.label_dtype, classes=coarse.classes)
     layers = LabelLayers(store)
     whole = Box((0, 0), grid.shape[1:])
     plan = replace(wanted.plan, columns=(Column(grid.region(whole), whole),))
@@ -108,16 +104,7 @@ def show_preview(coarse: CoarsePass, sink: EventSink) -> None:
         TileEvents(sink, stage="preview"),
     )
     store.finish(QuietSink(sink))
-    shape = job.volume.spatial_shape
-    sink.emit(
-        PreviewEvent(
-            path=PREVIEW_NAME,
-            factors=factors,
-            box_start=(0,) * n,
-            box_stop=shape,
-            is_final=False,
-        )
-    )
+    announce_whole(sink, PREVIEW_NAME, job.volume.spatial_shape, factors)
 
 
 class Weighted:

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.engines.coarse import create_preview
 from lamella.engines.engine import PREVIEW_NAME
-from lamella.engines.leftovers import remove_left
 from lamella.engines.nnunet.decode import decoder_of
 from lamella.engines.nnunet.stage import Stage, classes_of
 from lamella.engines.nnunet.weights import tile_weights
-from lamella.engines.tile_events import QuietSink
+from lamella.engines.tile_events import QuietSink, announce_whole
 from lamella.inference.execute import Execution, execute
 from lamella.inference.layers import GridMap
 from lamella.inference.preview import coarse_source, plan_preview
-from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.volume import Volume
-from lamella.wire.event import PreviewEvent, ProgressEvent
+from lamella.wire.event import ProgressEvent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,26 +61,12 @@ def show_preview(
     labels, factors = _on_input(held.labels, stage.layout)
     n = len(volume.spatial_shape)
     labels, factors = labels.reshape(labels.shape[3 - n :]), factors[3 - n :]
-    path = run_dir / PREVIEW_NAME
-    remove_left(path)
-    like = Volume(
-        data=np.broadcast_to(np.zeros((), np.uint8), labels.shape),
-        axes=volume.axes.without("t", "c"),
-        affine=volume.affine.downsampled(factors),
-        unit=volume.unit,
+    store = create_preview(
+        run_dir, volume, labels.shape, factors, dtype=labels.dtype, classes=classes_of(rule)
     )
-    store = create_labels(path, like=like, dtype=labels.dtype, classes=classes_of(rule))
     store.write(Box.from_shape(labels.shape), labels)
     store.finish(QuietSink(sink))
-    sink.emit(
-        PreviewEvent(
-            path=PREVIEW_NAME,
-            factors=factors,
-            box_start=(0,) * n,
-            box_stop=volume.spatial_shape,
-            is_final=False,
-        )
-    )
+    announce_whole(sink, PREVIEW_NAME, volume.spatial_shape, factors)
 
 
 class _Held:

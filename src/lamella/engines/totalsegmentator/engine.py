@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamella.core.errors import DeviceMemoryError, InputError
+from lamella.engines.coarse import create_preview
 from lamella.engines.engine import LABELS_NAME, PREVIEW_NAME, ConfidenceMaps, EngineResult
 from lamella.engines.leftovers import remove_left
-from lamella.engines.tile_events import QuietSink
+from lamella.engines.tile_events import QuietSink, announce_whole
 from lamella.engines.totalsegmentator.descriptor import TOTALSEGMENTATOR
 from lamella.engines.totalsegmentator.estimate import Estimate, estimate
 from lamella.engines.totalsegmentator.exchange import (
     AIR_HU,
     labels_from,
-    preview_from,
     write_image,
 )
 from lamella.engines.totalsegmentator.licence import HINT
@@ -41,9 +41,10 @@ from lamella.engines.totalsegmentator.statistics import (
 from lamella.engines.totalsegmentator.weights import Weights, verified
 from lamella.io.frames import affine_in_unit, affine_to_xyz
 from lamella.models.foreign import ForeignModel
+from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
 from lamella.volume.volume import Note
-from lamella.wire.event import LogEvent, PreviewEvent, WarningEvent
+from lamella.wire.event import LogEvent, WarningEvent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -259,17 +260,18 @@ class _Run:
             self._warn(Note(str(message["code"]), str(message["message"])))
         elif message["type"] == "preview":
             factors = tuple(float(f) for f in message["factors"])
-            path = self._job.run_dir / PREVIEW_NAME
-            remove_left(path)
-            preview_from(
-                exchanged_array(exchange, message["array"]),
-                path,
-                like=self._volume,
-                factors=factors,
+            values = np.asarray(exchanged_array(exchange, message["array"]))
+            store = create_preview(
+                self._job.run_dir,
+                self._volume,
+                values.shape,
+                factors,
+                dtype=values.dtype,
                 classes=self._classes(),
-                sink=QuietSink(self._sink),
             )
-            self._announce(PREVIEW_NAME, factors, is_final=False)
+            store.write(Box.from_shape(values.shape), values)
+            store.finish(QuietSink(self._sink))
+            announce_whole(self._sink, PREVIEW_NAME, self._volume.spatial_shape, factors)
         else:
             relay(message, self._sink)
 
@@ -291,7 +293,7 @@ class _Run:
             maps=maps,
             sink=QuietSink(self._sink),
         )
-        self._announce(LABELS_NAME, (1.0,) * 3, is_final=True)
+        announce_whole(self._sink, LABELS_NAME, self._volume.spatial_shape)
         if maps is None:
             return labels, None
         return labels, ConfidenceMaps(measures=self._settings.measures, is_calibrated=False)
@@ -359,15 +361,3 @@ class _Run:
 
     def _classes(self) -> tuple[LabelClass, ...]:
         return tuple(LabelClass(value, name) for value, name in self._settings.classes.items())
-
-    def _announce(self, name: str, factors: tuple[float, ...], *, is_final: bool) -> None:
-        shape = self._volume.spatial_shape
-        self._sink.emit(
-            PreviewEvent(
-                path=name,
-                factors=factors,
-                box_start=(0,) * len(shape),
-                box_stop=shape,
-                is_final=is_final,
-            )
-        )

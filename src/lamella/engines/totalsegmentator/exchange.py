@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamella.volume.labels import LabelClass, Labels
     from lamella.wire.event import EventSink
 
-__all__ = ["AIR_HU", "labels_from", "preview_from", "write_image"]
+__all__ = ["AIR_HU", "labels_from", "write_image"]
 
 AIR_HU = -1024
 """What stands for nothing in CT."""
@@ -108,36 +108,4 @@ def labels_from(
         store.write(box, np.asarray(values[start:stop]))
         if layers is not None and maps is not None:
             layers.write(box, np.asarray(maps[:, start:stop]))
-    return store.finish(sink)
-
-
-def preview_from(
-    values: NDArray[np.uint8],
-    path: Path,
-    *,
-    like: Volume,
-    factors: tuple[float, ...],
-    classes: Sequence[LabelClass],
-    sink: ProgressSink,
-) -> Labels:
-    """Store coarse labels.
-
-    Args:
-        values: class ids, (z, y, x), one for each block of ``factors`` voxels.
-        path: of the labels.
-        like: the input.
-        factors: voxels of the input per voxel.
-        classes: names.
-        sink: progress and cancellation.
-    """
-    from lamella.io.label_store import create_labels
-
-    coarse = Volume(
-        data=np.broadcast_to(np.zeros((), np.uint8), values.shape),
-        axes=like.axes,
-        affine=like.affine.downsampled(factors),
-        unit=like.unit,
-    )
-    store = create_labels(path, like=coarse, dtype=values.dtype, classes=classes)
-    store.write(Box.from_shape(values.shape), np.asarray(values))
     return store.finish(sink)
