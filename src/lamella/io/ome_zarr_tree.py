@@ -103,6 +103,10 @@ class Tree:
         self.path = path
         self._root = ""
 
+    def address(self, path: str) -> Path:
+        """Where a node lies; in an archive, the archive's path with the member's after it."""
+        return self.path / self._root / path
+
     def read_text(self, name: str) -> str | None:
         """The text of a small file, or None where there is none."""
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lamella.wire.card import NormalisationDoc
     from lamella.wire.request import SpacingDoc
 
-__all__ = ["PatchSource", "Region", "SourceInfo"]
+__all__ = ["NearbySource", "PatchSource", "Region", "SourceInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +86,23 @@ class PatchSource(Protocol):
 
     def regions(self, split: Literal["validation", "test"]) -> Sequence[Region]:
         """What the network is judged on; empty where there is none."""
+        ...
+
+
+@runtime_checkable
+class NearbySource(Protocol):
+    """A source that can draw patches of a group close to each other, so that they share chunks.
+
+    Optional: for large chunked arrays, see :mod:`lamella.training.chunk_order`.
+
+    Contract:
+        * ``place`` is in the same state for all patches of a group: what is drawn from it (the
+          specimen, the class, the block of positions) must not depend on ``rng``;
+        * a patch's distribution is that of ``draw``, which is ``draw_near(rng, rng, shape)``.
+    """
+
+    def draw_near(
+        self, place: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> Sample:
+        """A patch of the training split: roughly where from ``place``, the rest from ``rng``."""
         ...
