@@ -1,10 +1,11 @@
-"""``lamella dataset``: training data for other programs."""
+"""``lamella dataset``: training data, checked, split, converted, and for other programs."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lamella.cli.dataset_check import check, index, split
 from lamella.cli.parameters import answer_options, console_of
 
 __all__ = ["command"]
@@ -12,7 +13,12 @@ __all__ = ["command"]
 
 @click.group(name="dataset")
 def command() -> None:
-    """Turn images and labels into training data."""
+    """Check, split and convert images and labels to train on."""
+
+
+command.add_command(check)
+command.add_command(index)
+command.add_command(split)
 
 
 @command.command()

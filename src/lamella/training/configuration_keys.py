@@ -115,11 +115,18 @@ def _collect(document: type[BaseModel], before: str, keys: dict[str, Key]) -> No
                 field,
                 _type_name(info.annotation),
                 default,
-                typing.get_origin(info.annotation) is dict,
+                _takes_names(info.annotation),
             )
         for each in inner:
             if not before.startswith(f"{name}."):
                 _collect(each, f"{name}.", keys)
+
+
+def _takes_names(annotation: Any) -> bool:
+    """Whether a value may be a dictionary whose names are free."""
+    if typing.get_origin(annotation) is dict:
+        return True
+    return any(typing.get_origin(part) is dict for part in typing.get_args(annotation))
 
 
 def _documents(annotation: Any) -> list[type[BaseModel]]:

@@ -260,7 +260,7 @@ class LabelCodec:
             f"{place} holds {'colours' if self.is_color else 'values'} that no class names:"
             f" {shown}{more}",
             hint=self._way_out(int(flat.max()) if flat.size else 0),
-            details={"values": [int(values[i]) for i in order[:1000]]},
+            details={"unknown_values": [write(int(values[i])) for i in order[:1000]]},
         )
 
     def _way_out(self, largest: int) -> str:
@@ -269,7 +269,8 @@ class LabelCodec:
                 "name them in data.colors (__ignore__ for unknown places), or set"
                 " data.other_values=background; lossy pictures (JPEG) have colours of their own"
             )
-        if len(self.names) == 1 and largest in (254, 255, 65535):
+        is_plain = [value for value, number in self.values.items() if number > 0] == [1]
+        if is_plain and largest in (254, 255, 65535):
             return (
                 "it looks like a mask: set data.threshold=127, or give"
                 f" data.labels: {{{self.names[0]}: PATTERN}}, which is cut at half"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from lamella.training.pairs.split import assign_splits, leakage
 if TYPE_CHECKING:
     from lamella.training.configuration import PairsConfig
 
-__all__ = ["HASHED_BYTES", "Opening", "duplicates", "open_pairs"]
+__all__ = ["HASHED_BYTES", "Opening", "duplicates", "open_pairs", "with_index"]
 
 HASHED_BYTES = 128 << 20
 """Data sets up to this size are hashed whenever they are opened; larger ones by ``index``."""
@@ -43,6 +44,21 @@ class Opening:
     fingerprint: Mapping[str, str]
     hashes: Mapping[str, str] = field(default_factory=dict)
     index: IndexDoc | None = None
+
+
+def with_index(config: PairsConfig) -> PairsConfig:
+    """A configuration with what the document of its data set says, where it says nothing itself.
+
+    Raises:
+        MissingPathError: when there is no such document.
+        InputError: when it is none.
+    """
+    if not config.index:
+        return config
+    said = config.model_dump(exclude_defaults=True)
+    index = IndexDoc.read(Path(config.index))
+    written = {name: value for name, value in index.data.items() if name not in said}
+    return type(config).model_validate({**config.model_dump(), **written})
 
 
 def open_pairs(config: PairsConfig) -> Opening:
@@ -157,8 +173,8 @@ def _fingerprint(
             fingerprint[place] = f"{size} bytes, sha256 {digest}"
             hashes[place] = digest
         else:
-            seconds = int(path.stat().st_mtime)
-            fingerprint[place] = f"{size} bytes, changed {seconds} s after 1970"
+            changed = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+            fingerprint[place] = f"{size} bytes, changed {changed:%Y-%m-%dT%H:%M:%SZ}"
     images = {pair.image for pair in pairs}
     # Two data sets of one file have the same bytes and are no copies.
     inner = {place for place in hashes if split_location(place)[1]}

@@ -168,9 +168,11 @@ def _problems(matching: Matching, what: str) -> list[Finding]:
             )
         )
     if matching.alone_labels:
+        # Where every image has its labels, others harm nobody: the images were chosen.
+        is_harmless = not (matching.alone_images or matching.doubles)
         found.append(
             Finding(
-                "error",
+                "warning" if is_harmless else "error",
                 "unmatched_labels",
                 f"{len(matching.alone_labels)} file(s) of {what} without an image",
                 matching.alone_labels,

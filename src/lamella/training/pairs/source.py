@@ -21,7 +21,7 @@ from lamella.training.augment import Sample
 from lamella.training.pairs.cache import DEFAULT_CACHE_BYTES, ArrayCache
 from lamella.training.pairs.codec import LabelCodec
 from lamella.training.pairs.information import describe
-from lamella.training.pairs.opening import Opening, open_pairs
+from lamella.training.pairs.opening import open_pairs, with_index
 from lamella.training.pairs.patch import cut_patch
 from lamella.training.pairs.piece import Piece, part_of, pieces_of
 from lamella.training.pairs.region import PairRegion
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lamella.training.configuration import PairsConfig, TaskConfig
+    from lamella.training.pairs.index import IndexDoc
     from lamella.training.source import SourceInfo
     from lamella.wire.card import NormalisationDoc
 
@@ -67,7 +68,8 @@ class PairsSource:
         axes: Literal["zyx", "yx"],
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
-        opened: Opening = open_pairs(config)
+        config = with_index(config)
+        opened = open_pairs(config)
         self._axes: Literal["zyx", "yx"] = axes
         self._cache = ArrayCache(cache_bytes)
         self._fraction = config.foreground_fraction
@@ -83,6 +85,8 @@ class PairsSource:
         self._pieces = pieces_of(opened.pairs, config.split)
         self._train = [piece for piece in self._pieces if piece.split == "train"]
         self._counts: dict[Piece, tuple[int, ...]] = {}
+        if opened.index is not None and config.split.by != "part":
+            self._counts.update(_written_counts(self._pieces, opened.index, task, self.store.codec))
         self._weights: NDArray[np.float64] | None = None
         self.info: SourceInfo = describe(self, opened, config, normalisation)
         self.hashes = opened.hashes
@@ -215,3 +219,20 @@ class PairsSource:
             z = min(max(center[0], within.start[0]), within.stop[0] - 1)
             within = Box((z, *within.start[1:]), (z + 1, *within.stop[1:]))
         return cut_patch(self.store, piece.number, within, center, size, axes=self._axes)
+
+
+def _written_counts(
+    pieces: Sequence[Piece], index: IndexDoc, task: TaskConfig, codec: LabelCodec
+) -> dict[Piece, tuple[int, ...]]:
+    """Counts of classes out of the data set's document, where it means the same classes."""
+    classes = tuple(known.model_dump(mode="json") for known in task.classes)
+    is_same = (index.task in ("semantic", "multilabel")) == (codec.kind != "ids")
+    if not is_same or index.ignore_values != task.ignore_values:
+        return {}
+    if codec.kind != "ids" and classes != index.classes:
+        return {}
+    return {
+        piece: tuple(counts[name] for name in codec.balanced)
+        for piece in pieces
+        if (counts := index.pairs[piece.number].class_counts).keys() >= set(codec.balanced)
+    }

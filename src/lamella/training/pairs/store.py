@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,8 @@ def open_location(root: Path, location: str, spacing: Spacing | None = None) -> 
     path, dataset = split_location(location)
     full = root / path
     volume = open_volume(full, OpenOptions(dataset=dataset or None))
+    if ".zarr" in path or path.endswith(".ozx"):
+        volume = _read_fast(volume, full, dataset or None)
     if "t" in volume.axes:
         n = volume.shape[volume.axes.index("t")]
         if n != 1:
@@ -233,6 +235,11 @@ class PairStore:
 
         return self._cache.get((number, "image"), make)[(slice(None), *box.slices())]
 
+    def label_volumes(self, number: int) -> list[tuple[str, Volume]]:
+        """Label files of a pair, opened, with their locations."""
+        opened = self._open(number)
+        return [(place, opened.labels[name]) for name, place in self.pairs[number].labels]
+
     # -- opening
 
     def _open(self, number: int) -> _Opened:
@@ -304,6 +311,16 @@ class PairStore:
                 for name, volume in opened.labels.items()
             }
         return self._halves[number]
+
+
+def _read_fast(volume: Volume, path: Path, dataset: str | None) -> Volume:
+    """The same volume, its chunks decoded by the reader made for patches."""
+    from lamella.training.patch_reader import open_level
+
+    reader = open_level(path, dataset=dataset)
+    if reader.shape != volume.shape or reader.dtype != volume.dtype:
+        return volume
+    return replace(volume, data=reader)
 
 
 def _largest(volume: Volume) -> float:
