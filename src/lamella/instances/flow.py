@@ -70,8 +70,7 @@ def flow_targets(labels: NDArray[Any]) -> NDArray[np.float32]:
 
     _check_axes(labels.ndim)
     volume = labels.reshape((1,) * (3 - labels.ndim) + labels.shape)
-    ids, compact = np.unique(volume, return_inverse=True)
-    compact = compact.reshape(volume.shape) + (0 if ids[0] == 0 else 1)
+    compact = _compact(volume)
     result = np.zeros((3, *volume.shape), np.float32)
     for number, box in enumerate(find_objects(compact), start=1):
         if box is None:
@@ -137,6 +136,16 @@ def flow_instances(
         labels = remove_small(labels, options.min_size)
     numbered = relabel_sequential(labels, order="scan")
     return numbered.astype(np.uint32, copy=False).reshape(foreground.shape)
+
+
+def _compact(volume: NDArray[Any]) -> NDArray[Any]:
+    """Ids no larger than there are voxels; 0 stays 0."""
+    if volume.size and int(volume.min()) >= 0 and int(volume.max()) <= volume.size:
+        # Sorting all voxels would take longer than all the rest.
+        return volume.astype(np.int32, copy=False) if volume.size < 2**31 else volume
+    ids, compact = np.unique(volume, return_inverse=True)
+    starts_at_zero = bool(ids.size) and ids[0] == 0
+    return compact.reshape(volume.shape) + (0 if starts_at_zero else 1)
 
 
 def _middle(inside: NDArray[np.bool_]) -> NDArray[np.int64]:

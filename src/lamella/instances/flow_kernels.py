@@ -22,24 +22,43 @@ def diffuse(inside, center, n_steps):
         float64, (z, y, x): heat.
     """
     nz, ny, nx = inside.shape
-    heat = np.zeros((nz, ny, nx))
-    after = np.zeros((nz, ny, nx))
     # A slice of an image has no neighbours along z.
     share = 1.0 / 7.0 if nz > 3 else 1.0 / 5.0
+    flat = inside.ravel()
+    starts, stops = _runs(flat)
+    heat = np.zeros(flat.size)
+    after = np.zeros(flat.size)
+    middle = (center[0] * ny + center[1]) * nx + center[2]
+    # Unsigned indices cannot count from the end, which lets the inner loop be vectorised.
+    plane, row, one = np.uintp(ny * nx), np.uintp(nx), np.uintp(1)
     for _ in range(n_steps):
-        heat[center[0], center[1], center[2]] += 1.0
-        for z in range(1, nz - 1):
-            for y in range(1, ny - 1):
-                for x in range(1, nx - 1):
-                    if inside[z, y, x]:
-                        total = heat[z, y, x]
-                        total += heat[z, y - 1, x] + heat[z, y + 1, x]
-                        total += heat[z, y, x - 1] + heat[z, y, x + 1]
-                        if nz > 3:
-                            total += heat[z - 1, y, x] + heat[z + 1, y, x]
-                        after[z, y, x] = total * share
+        heat[middle] += 1.0
+        for k in range(starts.size):
+            for i in range(starts[k], stops[k]):
+                total = heat[i] + (heat[i - row] + heat[i + row])
+                total += heat[i - one] + heat[i + one]
+                total += heat[i - plane] + heat[i + plane]
+                after[i] = total * share
         heat, after = after, heat
-    return heat
+    return heat.reshape(inside.shape)
+
+
+@_jit
+def _runs(flat):
+    """First and one past the last index of every run of True; the last element is False."""
+    n = 0
+    for i in range(1, flat.size):
+        if flat[i] and not flat[i - 1]:
+            n += 1
+    starts, stops = np.empty(n, np.uintp), np.empty(n, np.uintp)
+    k = 0
+    for i in range(1, flat.size):
+        if flat[i] and not flat[i - 1]:
+            starts[k] = i
+        elif flat[i - 1] and not flat[i]:
+            stops[k] = i
+            k += 1
+    return starts, stops
 
 
 @_jit

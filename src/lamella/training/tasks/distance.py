@@ -8,7 +8,7 @@ of the patch cuts is unknown, for all of its voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class DistanceTask:
 
 
 def relative_depth(pieces: Pieces, sizes: tuple[float, ...]) -> NDArray[np.float32]:
-    """Depth in the own piece, 1 where it is deepest; float32 (*spatial), 0 outside.
+    """Depth in the own piece, 1 where it is deepest; float32 (*spatial), 0 outside of whole ones.
 
     Args:
         pieces: of objects.
@@ -95,22 +95,23 @@ def relative_depth(pieces: Pieces, sizes: tuple[float, ...]) -> NDArray[np.float
     import edt
 
     labels = np.ascontiguousarray(pieces.labels, np.uint32)
+    labels = np.where(pieces.is_whole[labels], labels, np.uint32(0))
     # Centre to centre; the surface lies half a voxel before the next centre.
     depth = edt.edt(labels, anisotropy=sizes, black_border=False) - np.float32(0.5)
-    _flatten_faces(depth, labels)
+    _flatten_faces(depth, pieces.labels, sizes)
     deepest = np.full(pieces.count + 1, 0.5, np.float32)
     np.maximum.at(deepest, labels.ravel(), depth.ravel())
-    relative = depth / deepest[labels]
-    # What fills the patch has no depth at all (edt gives infinity).
-    return np.where((labels > 0) & np.isfinite(relative), relative, np.float32(0))
+    return np.where(labels > 0, depth / deepest[labels], np.float32(0))
 
 
-def _flatten_faces(depth: NDArray[np.float32], labels: NDArray[np.uint32]) -> None:
+def _flatten_faces(
+    depth: NDArray[np.float32], labels: NDArray[Any], sizes: tuple[float, ...]
+) -> None:
     """A voxel at a face to another object is not deep, however coarse that axis is.
 
     Otherwise the cores of objects that lie on each other in a coarse stack would be one.
     """
-    for axis in range(labels.ndim):
+    for axis in (axis for axis, size in enumerate(sizes) if size > 1):
         there, flat = np.moveaxis(labels, axis, 0), np.moveaxis(depth, axis, 0)
         touches = (there[1:] != there[:-1]) & (there[1:] > 0) & (there[:-1] > 0)
         for side in (flat[1:], flat[:-1]):
