@@ -1,0 +1,198 @@
+"""Training patches by number: drawn, augmented and encoded in worker processes.
+
+Patch ``n`` of a training is the same whoever draws it: which process, how many of them, in which
+order, and whether the training was interrupted before. Its randomness comes from a generator that
+is seeded by the training's seed and ``n`` alone.
+
+Of several devices, the one of rank ``r`` of ``w`` takes patches ``r``, ``r + w``, ``r + 2 w``, ...
+An epoch is the part of a training between two validations.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lamella.core.errors import InputError
+from lamella.training.augment import AugmentOptions, draw
+from lamella.training.chunk_order import PatchOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lamella.training.augment import Sample
+    from lamella.training.source import PatchSource
+    from lamella.training.task import Task
+
+__all__ = ["PatchDataset", "PatchLoader", "PatchNumbers", "make_loader"]
+
+Item = dict[str, Any]
+
+_AHEAD = 3
+"""Batches that each worker prepares in advance."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchDataset(Dataset[Item]):
+    """Patches by number.
+
+    Attributes:
+        source: where patches come from.
+        task: makes targets of labels.
+        order: which patches lie close to each other, and the seed.
+        shape: of a patch, spatial axes.
+        augment: None for patches as they are.
+        spacing: of the voxels per axis; None = the same along all.
+    """
+
+    source: PatchSource
+    task: Task
+    order: PatchOrder
+    shape: tuple[int, ...]
+    augment: AugmentOptions | None = None
+    spacing: tuple[float, ...] | None = None
+
+    def __getitem__(self, number: int) -> Item:
+        """A patch.
+
+        Returns:
+            ``number``; ``image``, float32 (c, *spatial); ``values`` and ``valid`` as the task
+            encodes them.
+
+        Raises:
+            InputError: the source gave a patch of another shape.
+        """
+        sample = self.sample(number)
+        encoded = self.task.encode(sample)
+        return {
+            "number": number,
+            "image": torch.from_numpy(np.ascontiguousarray(sample.image, np.float32)),
+            "values": torch.from_numpy(np.ascontiguousarray(encoded.values)),
+            "valid": torch.from_numpy(np.ascontiguousarray(encoded.valid)),
+        }
+
+    def sample(self, number: int) -> Sample:
+        """A patch, augmented but not encoded."""
+        sample, rng = self.order.draw(self.source, number, self.shape)
+        if tuple(sample.image.shape[1:]) != self.shape:
+            raise InputError(
+                f"patch {number} has shape {sample.image.shape[1:]}, expected {self.shape}",
+                hint="the data source is at fault: it has to pad what is too small",
+            )
+        if self.augment is None:
+            return sample
+        return draw(rng, self.augment, self.shape, self.spacing).apply(sample)
+
+
+class PatchNumbers(Sampler[int]):
+    """Numbers of the patches of one epoch, for one of several devices.
+
+    Args:
+        per_epoch: patches of an epoch, all devices together; a multiple of ``world``.
+        rank: of this device.
+        world: number of devices.
+
+    Attributes:
+        first_epoch: epochs that earlier sessions of the training have finished.
+
+    Examples:
+        >>> numbers = PatchNumbers(6, rank=1, world=2)
+        >>> numbers.set_epoch(2)
+        >>> list(numbers)
+        [13, 15, 17]
+    """
+
+    def __init__(self, per_epoch: int, *, rank: int = 0, world: int = 1) -> None:
+        self.per_epoch = per_epoch
+        self.rank = rank
+        self.world = world
+        self.first_epoch = 0
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from the start of this session."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        start = (self.first_epoch + self._epoch) * self.per_epoch
+        return iter(range(start + self.rank, start + self.per_epoch, self.world))
+
+    def __len__(self) -> int:
+        return self.per_epoch // self.world
+
+
+class PatchLoader(DataLoader[Item]):
+    """A loader that knows how long the training waited for it."""
+
+    _waited_s: float = 0.0
+    _has_started: bool = False
+
+    def take_waited(self) -> float:
+        """Seconds waited since this was asked last; the very first batch, for which workers have
+        to start, does not count.
+        """  # noqa: D205 - one thought
+        waited, self._waited_s = self._waited_s, 0.0
+        return waited
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Batches, and the time each was waited for."""
+        inner = super().__iter__()
+        return self._timed(inner)
+
+    def _timed(self, inner: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            began = time.perf_counter()
+            batch = next(inner, None)
+            if batch is None:
+                return
+            if self._has_started:
+                self._waited_s += time.perf_counter() - began
+            self._has_started = True
+            yield batch
+
+
+def make_loader(
+    dataset: PatchDataset,
+    numbers: PatchNumbers,
+    *,
+    batch_size: int,
+    workers: int,
+    is_pinned: bool = False,
+) -> PatchLoader:
+    """Batches of patches.
+
+    Args:
+        dataset: of patches.
+        numbers: which, in which order.
+        batch_size: of this device.
+        workers: processes that draw patches ahead; 0 draws them between steps.
+        is_pinned: put batches where CUDA copies them from fastest.
+    """
+    more: dict[str, Any] = {}
+    if workers:
+        import multiprocessing
+
+        # Not fork: readers of zarr keep threads, and a forked child would wait for them forever.
+        context = multiprocessing.get_context("forkserver")
+        # What every worker needs is imported once, in the process that they are forked from.
+        context.set_forkserver_preload(["lamella.training.patches"])
+        more = {
+            "persistent_workers": True,
+            "prefetch_factor": _AHEAD,
+            "multiprocessing_context": context,
+        }
+    return PatchLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=numbers,
+        num_workers=workers,
+        pin_memory=is_pinned,
+        # The loader's own seed would otherwise be drawn from the network's noise.
+        generator=torch.Generator(),
+        **more,
+    )
