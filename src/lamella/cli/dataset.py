@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from lamella.cli.dataset_check import check, index, split
+from lamella.cli.dataset_convert import convert
 from lamella.cli.parameters import answer_options, console_of
 
 __all__ = ["command"]
@@ -19,6 +20,7 @@ def command() -> None:
 command.add_command(check)
 command.add_command(index)
 command.add_command(split)
+command.add_command(convert)
 
 
 @command.command()

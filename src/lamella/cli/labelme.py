@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamella.cli.console import table
+from lamella.cli.console import Console, table
 from lamella.cli.parameters import answer_options, console_of
 
 if TYPE_CHECKING:
     from lamella.training.annotations.classes import ClassList
     from lamella.training.annotations.convert import Conversion
 
-__all__ = ["command"]
+__all__ = ["answer_conversion", "class_list", "command"]
 
 
 @click.group(name="labelme")
@@ -62,13 +62,18 @@ def convert_command(
     console = console_of(words)
     options = ConvertOptions(
         layout=layout,
-        classes=None if labels is None else _class_list(labels),
+        classes=None if labels is None else class_list(labels),
         has_instances=instances,
         overwrite=overwrite,
         skip_bad=skip_bad,
     )
     with console.running() as sink:
         made = convert_labelme(source, target, options, sink=sink)
+    answer_conversion(console, made)
+
+
+def answer_conversion(console: Console, made: Conversion) -> None:
+    """Say what a conversion made, and what it left out."""
     for path, problem in made.problems.items():
         console.warn(f"left out {path}: {problem}")
     document = {
@@ -82,7 +87,14 @@ def convert_command(
     console.answer(document, lambda: _text(made))
 
 
-def _class_list(path: Path) -> ClassList:
+def class_list(path: Path) -> ClassList:
+    """Class names out of a file, one a line.
+
+    Raises:
+        MissingPathError: there is none.
+        UnreadableFileError: it is no text.
+        InputError: it is no list of names.
+    """
     from lamella.core.errors import MissingPathError, UnreadableFileError
     from lamella.training.annotations.classes import ClassList
 
