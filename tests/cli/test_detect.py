@@ -8,7 +8,7 @@ import pytest
 
 from lamella.cli.app import main
 from lamella.io.format import open_labels, save_volume
-from lamella.volume import LabelClass, Labels
+from lamella.volume import Box, LabelClass, Labels, Volume
 
 REFERENCE = "medical/totalsegmentator/spine_report/example_ct_report/totalseg.nii.gz"
 CT = "medical/totalsegmentator/example_ct.nii.gz"
@@ -43,6 +43,27 @@ def test_people_see_a_table_and_the_doubts(spine: Path, capsys) -> None:
     assert "3 vertebrae; centres in mm, RAS" in captured.out
     assert "Research use only" in captured.out
     assert "warning: L2 is skipped between L1 and L3" in captured.err
+
+
+def test_a_segmentation_of_a_part_of_the_ct_is_a_warning(
+    spine: Path, tmp_path: Path, capsys
+) -> None:
+    labels = open_labels(spine)
+    part = save_volume(labels.crop(Box((20, 0, 0), (60, 20, 20))), tmp_path / "part.nrrd")
+    data = np.full(labels.shape, -900, np.int16)
+    image = Volume.from_array(data, spacing=(3, 3, 3), unit="mm", frame="RAS")
+    ct = save_volume(image, tmp_path / "ct.nrrd")
+    words = ["detect", "vertebrae", str(ct), "--modality", "CT", "--labels", str(part)]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["warnings"][0]["code"] == "labels_cover_part"
+    assert "67 % of the image (voxels z 20 to 59 of 0 to 59)" in report["warnings"][0]["message"]
+    assert report["labels"]["covered_start_zyx"] == [20, 0, 0]
+    assert report["labels"]["covered_stop_zyx"] == [60, 20, 20]
+    assert main(words) == 0
+    error = capsys.readouterr().err
+    assert "warning: the labels cover 67 % of the image" in error
+    assert "60 mm inferior" in error
 
 
 def test_outputs_by_suffix(spine: Path, tmp_path: Path, capsys) -> None:

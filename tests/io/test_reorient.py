@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from lamella.core.errors import GeometryError
-from lamella.io.reorient import onto_grid
+from lamella.io.reorient import covered_box, onto_grid
 from lamella.volume import Affine, Labels, Volume
 
 _SHAPE = (4, 5, 6)
@@ -67,6 +67,8 @@ def test_what_labels_do_not_reach_is_background(part) -> None:
     expected = np.zeros(_SHAPE, np.uint8)
     expected[box.slices()] = 1
     assert_array_equal(labels.load(), expected)
+    assert covered_box(whole.crop(box), volume) == box
+    assert covered_box(labels, volume) == Box.from_shape(_SHAPE)
 
 
 def test_other_grids_are_refused() -> None:

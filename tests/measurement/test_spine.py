@@ -26,7 +26,7 @@ from lamella.measurement.spine_levels import (
 from lamella.measurement.spine_picture import draw_spine, vertebra_color
 from lamella.measurement.spine_projection import project_spine
 from lamella.measurement.vertebrae import Vertebra, find_vertebrae
-from lamella.volume import Affine, Labels, Volume
+from lamella.volume import Affine, Box, Labels, Volume
 
 _COMMON = [level for level in LEVELS if level not in ("T13", "L6")]
 _LUMBAR = ["T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1"]
@@ -215,6 +215,17 @@ def test_borders_are_named_in_the_patient() -> None:
     data[4:6, 4:6, 4:6] = 30
     assert find_vertebrae(labels, {30: "L2"})[0].borders == ()
     assert len(find_vertebrae(labels, {30: "L2"}, margin_mm=5)[0].borders) == 6
+
+
+def test_labels_end_where_they_tell_of_nothing_more() -> None:
+    data = np.zeros((20, 20, 20), np.uint8)
+    data[6:10, 8:12, 8:12] = 30
+    labels = Labels.from_array(data, spacing=(1, 1, 1), unit="mm", frame="RAS")
+    part = Box((6, 0, 0), (14, 20, 20))
+    assert find_vertebrae(labels, {30: "L2"})[0].borders == ()
+    assert find_vertebrae(labels, {30: "L2"}, within=part)[0].borders == ("inferior",)
+    found = find_vertebrae(labels, {30: "L2"}, within=part, margin_mm=5)
+    assert found[0].borders == ("inferior", "superior")
 
 
 def test_units_are_converted() -> None:

@@ -19,7 +19,7 @@ from lamella.core.errors import (
 )
 from lamella.core.places import Places
 from lamella.io.format import open_labels, open_volume, save_volume
-from lamella.volume import LabelClass, Labels, Volume
+from lamella.volume import Box, LabelClass, Labels, Volume
 from lamella.wire.card import ClassDoc
 from lamella.wire.vertebrae import VertebraReport
 
@@ -225,6 +225,33 @@ def test_the_margin_decides_what_is_whole() -> None:
     found = lm.detect_vertebrae(labels=labels, margin_mm=30.0)
     assert all(known.is_incomplete for known in found.vertebrae)
     assert found.report.margin_mm == 30.0
+
+
+def test_labels_of_a_part_of_the_image_say_which(tmp_path: Path) -> None:
+    whole = _block_labels()
+    image = Volume.from_array(
+        np.zeros(whole.shape, np.int16), spacing=(3, 3, 3), unit="mm", frame="RAS"
+    )
+    part = Box((0, 0, 2), (48, 20, 20))  # through L1, from above
+    found = lm.detect_vertebrae(image, labels=whole.crop(part), class_map="total", modality="CT")
+    assert _codes(found) == ["labels_cover_part"]
+    (note,) = found.report.warnings
+    assert "72 % of the image" in note.message
+    assert "z 0 to 47 of 0 to 59, x 2 to 19 of 0 to 19" in note.message
+    assert "(36 mm superior, 6 mm left)" in note.message
+    assert found.report.labels.covered_start_zyx == (0, 0, 2)
+    assert found.report.labels.covered_stop_zyx == (48, 20, 20)
+    (cut, *others) = found.vertebrae
+    # What was segmented ends at z = 48, where L1 begins: it is not there at all.
+    assert cut.level == "L2"
+    assert not cut.is_incomplete
+    assert len(others) == 3
+    part = Box((0, 0, 0), (51, 20, 20))
+    found = lm.detect_vertebrae(image, labels=whole.crop(part), class_map="total", modality="CT")
+    assert (found.vertebrae[0].level, found.vertebrae[0].borders) == ("L1", ("superior",))
+    whole_found = lm.detect_vertebrae(image, labels=whole, class_map="total", modality="CT")
+    assert whole_found.report.warnings == ()
+    assert whole_found.report.labels.covered_start_zyx is None
 
 
 def test_labels_must_lie_on_the_image(data_dir: Path) -> None:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from lamella.core.errors import GeometryError
 from lamella.io.frames import affine_in_unit
-from lamella.volume import Affine, FunctionArray, Labels, Volume
+from lamella.volume import Affine, Box, FunctionArray, Labels, Volume
 
-__all__ = ["Placement", "onto_grid", "placement"]
+__all__ = ["Placement", "covered_box", "onto_grid", "placement"]
 
 _SAME_PLACE = 0.05
 """Largest distance between two voxels that count as the same, in voxels."""
@@ -47,6 +47,15 @@ class Placement:
     axes: tuple[int, ...]
     steps: tuple[int, ...]
     offset: tuple[int, ...]
+
+    def box(self, labels_shape: Sequence[int]) -> Box:
+        """The part of the grid that labels of this extent cover."""
+        lasts = [
+            first + step * (labels_shape[axis] - 1)
+            for first, step, axis in zip(self.offset, self.steps, self.axes, strict=True)
+        ]
+        ends = list(zip(self.offset, lasts, strict=True))
+        return Box(tuple(min(pair) for pair in ends), tuple(max(pair) + 1 for pair in ends))
 
 
 def placement(
@@ -91,16 +100,28 @@ def placement(
         )
     axes = tuple(int(np.argmax(np.abs(row))) for row in signs)
     steps = tuple(int(signs[k, axis]) for k, axis in enumerate(axes))
-    start = tuple(round(float(value)) for value in offset)
-    for k, axis in enumerate(axes):
-        last = start[k] + steps[k] * (labels_shape[axis] - 1)
-        if min(start[k], last) < 0 or max(start[k], last) >= shape[k]:
-            raise GeometryError(
-                f"labels of shape {tuple(labels_shape)} reach beyond the image of shape"
-                f" {tuple(shape)}",
-                hint="name the image that they were made on",
-            )
-    return Placement(axes, steps, start)
+    known = Placement(axes, steps, tuple(round(float(value)) for value in offset))
+    if not Box.from_shape(shape).contains(known.box(labels_shape)):
+        raise GeometryError(
+            f"labels of shape {tuple(labels_shape)} reach beyond the image of shape {tuple(shape)}",
+            hint="name the image that they were made on",
+        )
+    return known
+
+
+def covered_box(labels: Labels, volume: Volume) -> Box:
+    """The part of a volume that labels tell of, (z, y, x) voxels of the volume.
+
+    Args:
+        labels: (z, y, x).
+        volume: on whose voxels they lie.
+
+    Raises:
+        GeometryError: where voxels do not fall on voxels.
+    """
+    if labels.same_grid(volume):
+        return Box.from_shape(volume.spatial_shape)
+    return _placed(labels, volume).box(labels.spatial_shape)
 
 
 def onto_grid(labels: Labels, volume: Volume) -> Labels:
@@ -115,19 +136,7 @@ def onto_grid(labels: Labels, volume: Volume) -> Labels:
     """
     if labels.same_grid(volume):
         return labels
-    shape = volume.spatial_shape
-    if len(shape) != 3 or len(labels.spatial_shape) != 3:
-        raise GeometryError(
-            f"labels of shape {labels.spatial_shape} do not lie on an image of shape {shape}",
-            hint="name the image that they were made on",
-        )
-    known = placement(
-        affine_in_unit(labels.affine, labels.unit, "mm"),
-        labels.spatial_shape,
-        affine_in_unit(volume.affine, volume.unit, "mm"),
-        shape,
-    )
-    extent = [labels.spatial_shape[axis] for axis in known.axes]
+    known, covered = _placed(labels, volume), covered_box(labels, volume)
     source = labels.data
 
     def read(slices: tuple[slice, ...]) -> NDArray[Any]:
@@ -135,12 +144,12 @@ def onto_grid(labels: Labels, volume: Volume) -> Labels:
         inner: list[slice] = []
         wanted: list[slice] = [slice(0, 0)] * 3
         for k, part in enumerate(slices):
-            ends = (known.offset[k], known.offset[k] + known.steps[k] * (extent[k] - 1))
-            start, stop = max(part.start, min(ends)), min(part.stop, max(ends) + 1)
+            start, stop = max(part.start, covered.start[k]), min(part.stop, covered.stop[k])
             if start >= stop:
                 return block
             inner.append(slice(start - part.start, stop - part.start))
-            at = ((start - ends[0]) * known.steps[k], (stop - 1 - ends[0]) * known.steps[k])
+            first, step = known.offset[k], known.steps[k]
+            at = ((start - first) * step, (stop - 1 - first) * step)
             wanted[known.axes[k]] = slice(min(at), max(at) + 1)
         part = np.asarray(source[tuple(wanted)]).transpose(known.axes)
         flips = tuple(k for k in range(3) if known.steps[k] < 0)
@@ -149,10 +158,25 @@ def onto_grid(labels: Labels, volume: Volume) -> Labels:
 
     return replace(
         labels,
-        data=FunctionArray(shape, labels.dtype, read),
+        data=FunctionArray(volume.spatial_shape, labels.dtype, read),
         affine=volume.affine,
         unit=volume.unit,
         levels=(),
+    )
+
+
+def _placed(labels: Labels, volume: Volume) -> Placement:
+    shape = volume.spatial_shape
+    if len(shape) != 3 or len(labels.spatial_shape) != 3:
+        raise GeometryError(
+            f"labels of shape {labels.spatial_shape} do not lie on an image of shape {shape}",
+            hint="name the image that they were made on",
+        )
+    return placement(
+        affine_in_unit(labels.affine, labels.unit, "mm"),
+        labels.spatial_shape,
+        affine_in_unit(volume.affine, volume.unit, "mm"),
+        shape,
     )
 
 

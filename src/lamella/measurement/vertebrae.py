@@ -24,11 +24,12 @@ from lamella.core.errors import AxesError, GeometryError
 from lamella.core.progress import Progress, ProgressSink, SilentSink
 from lamella.measurement.objects import MeasureOptions, measure_labels
 from lamella.measurement.spine_levels import rank_of
+from lamella.volume.affine import Affine
 from lamella.volume.box import Box
 from lamella.volume.labels import Labels
 from lamella.volume.spacing import convert_length
 
-__all__ = ["Piece", "Vertebra", "find_vertebrae"]
+__all__ = ["Piece", "Vertebra", "find_vertebrae", "sides_of"]
 
 _SIDES = {0: ("inferior", "superior"), 1: ("posterior", "anterior"), 2: ("left", "right")}
 """Faces of a volume by world axis (z, y, x) in RAS: towards lower and higher coordinates."""
@@ -86,6 +87,7 @@ def find_vertebrae(
     levels: Mapping[int, str],
     *,
     margin_mm: float = 2.0,
+    within: Box | None = None,
     sink: ProgressSink | None = None,
 ) -> tuple[Vertebra, ...]:
     """Measure every vertebra of a label volume.
@@ -95,6 +97,8 @@ def find_vertebrae(
         levels: label value → level.
         margin_mm: a vertebra within this distance of the volume's border counts as incomplete;
             one that reaches the outermost voxels always does.
+        within: the part of the volume that the labels tell of, whose border is then meant; all of
+            it unless given.
         sink: progress and cancellation.
 
     Returns:
@@ -106,6 +110,7 @@ def find_vertebrae(
     """
     _check(labels)
     listener = sink or SilentSink()
+    whole = within or Box.from_shape(labels.spatial_shape)
     table = measure_labels(labels, options=MeasureOptions(surface=False), sink=listener)
     found = []
     rows = [row for row, value in enumerate(table.ids) if int(value) in levels]
@@ -125,7 +130,7 @@ def find_vertebrae(
                 centroid_mm=_world_mm(labels, centre),
                 centroid_voxel=_triple(centre),
                 box=box,
-                borders=_borders(labels, box, margin_mm),
+                borders=_borders(labels, box, whole, margin_mm),
                 pieces=_pieces(labels, box, value),
             )
         )
@@ -165,18 +170,32 @@ def _triple(values: "NDArray[np.float64] | list[float]") -> tuple[float, float, 
     return z, y, x
 
 
-def _borders(labels: Labels, box: Box, margin_mm: float) -> tuple[str, ...]:
+def sides_of(affine: Affine) -> tuple[tuple[str, str], ...]:
+    """What the first and the last face along each axis look to, in the RAS frame.
+
+    Examples:
+        >>> sides_of(Affine.diagonal((3.0, 1.0, 1.0), frame="RAS"))[0]
+        ('inferior', 'superior')
+    """
+    direction = np.asarray(affine.direction)
+    found: list[tuple[str, str]] = []
+    for axis in range(3):
+        world = int(np.argmax(np.abs(direction[:, axis])))
+        low, high = _SIDES[world]
+        found.append((low, high) if direction[world, axis] > 0 else (high, low))
+    return tuple(found)
+
+
+def _borders(labels: Labels, box: Box, whole: Box, margin_mm: float) -> tuple[str, ...]:
     """Faces that the box reaches, by the direction in the patient that they look to."""
     spacing = _spacing_mm(labels)
-    direction = np.asarray(labels.affine.direction)
     found = []
-    for axis, length in enumerate(labels.spatial_shape):
-        world = int(np.argmax(np.abs(direction[:, axis])))
-        low, high = _SIDES[world] if direction[world, axis] > 0 else _SIDES[world][::-1]
+    for axis, (low, high) in enumerate(sides_of(labels.affine)):
+        first = box.start[axis] - whole.start[axis]
         # Half a voxel lies between the outermost voxel's centre and the border.
-        if box.start[axis] == 0 or (box.start[axis] + 0.5) * spacing[axis] < margin_mm:
+        if first == 0 or (first + 0.5) * spacing[axis] < margin_mm:
             found.append(low)
-        last = length - box.stop[axis]
+        last = whole.stop[axis] - box.stop[axis]
         if last == 0 or (last + 0.5) * spacing[axis] < margin_mm:
             found.append(high)
     return tuple(dict.fromkeys(found))

@@ -75,6 +75,9 @@ class SpineLabelsFact(Document):
     model_version: str = ""
     run: str = ""
     """The run folder, where a model made them."""
+    covered_start_zyx: tuple[int, int, int] | None = None
+    covered_stop_zyx: tuple[int, int, int] | None = None
+    """Half-open box of the image that the labels tell of; None where that is all of it."""
 
 
 class VertebraReport(Document):

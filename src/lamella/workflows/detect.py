@@ -23,7 +23,7 @@ from lamella.core.places import Places
 from lamella.core.progress import SilentSink
 from lamella.io.format import open_labels
 from lamella.io.modality import check_ct_or_mr
-from lamella.io.reorient import onto_grid
+from lamella.io.reorient import covered_box, onto_grid
 from lamella.measurement.spine import check_spine
 from lamella.measurement.spine_levels import CLASS_MAPS, levels_of
 from lamella.measurement.vertebrae import Vertebra, find_vertebrae
@@ -112,7 +112,9 @@ def detect_vertebrae(
             f"no class of {found.fact.class_map} is a vertebra",
             hint="name the map with --class-map: " + ", ".join(CLASS_MAPS) + ", or a JSON file",
         )
-    vertebrae = find_vertebrae(found.labels, levels, margin_mm=options.margin_mm, sink=listener)
+    vertebrae = find_vertebrae(
+        found.labels, levels, margin_mm=options.margin_mm, within=found.covered, sink=listener
+    )
     spine = check_spine(vertebrae)
     ordered = tuple(vertebrae[k] for k in spine.order)
     report = build_report(found, image, source, options.margin_mm, ordered, spine)
@@ -197,11 +199,16 @@ def _given(image: Volume | None, options: DetectOptions, sink: Any) -> FoundLabe
     for note in labels.notes:
         sink.emit(WarningEvent(code=note.code, message=f"{labels.name}: {note.message}"))
     known = find_classes(labels, options.class_map)
-    if image is not None:
-        labels = onto_grid(labels, image)
     path = str(labels.path or "") if isinstance(given, Labels) else str(given)
     fact = SpineLabelsFact(path=path, class_map=known.source)
-    return FoundLabels(labels, known, fact)
+    covered = None if image is None else covered_box(labels, image)
+    if image is None or covered is None:
+        return FoundLabels(labels, known, fact)
+    labels = onto_grid(labels, image)
+    if covered.shape == labels.spatial_shape:
+        return FoundLabels(labels, known, fact)
+    ends = {"covered_start_zyx": covered.start, "covered_stop_zyx": covered.stop}
+    return FoundLabels(labels, known, fact.model_copy(update=ends), covered=covered)
 
 
 def _vertebrae_only(

@@ -1,12 +1,14 @@
 """The report on a spine, put together from measured vertebrae, their order and the run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lamella.measurement.spine import Finding, Spine
 from lamella.measurement.spine_levels import level_of
-from lamella.measurement.vertebrae import Vertebra
+from lamella.measurement.vertebrae import Vertebra, sides_of
+from lamella.volume.box import Box
 from lamella.volume.labels import Labels
 from lamella.volume.spacing import convert_length
 from lamella.volume.volume import Volume
@@ -29,13 +31,23 @@ _NO_PROBABILITIES = "no probabilities: the labels were given, or the model left 
 
 @dataclass(frozen=True, slots=True)
 class FoundLabels:
-    """Labels with their meaning, from a file or a run."""
+    """Labels with their meaning, from a file or a run.
+
+    Attributes:
+        labels: on the image's grid, where there is an image.
+        classes: what their values mean.
+        fact: where they came from.
+        run: that made them.
+        confidence: of the run.
+        covered: the part of the image that they tell of; None where that is all of it.
+    """
 
     labels: Labels
     classes: GivenClasses
     fact: SpineLabelsFact
     run: Run | None = None
     confidence: Mapping[str, Any] | None = None
+    covered: Box | None = None
 
 
 def build_report(
@@ -67,6 +79,8 @@ def build_report(
             " assumed; say --class-map if they are others, or every level is wrong"
         )
         notes.insert(0, LevelNoteDoc(code="class_map_assumed", message=text))
+    if found.covered is not None:
+        notes.insert(0, _cover_note(labels, found.covered))
     has_any = any(by_name.values())
     return VertebraReport(
         image=_image_name(image, source),
@@ -84,6 +98,27 @@ def build_report(
         hints=tuple(_note(finding) for finding in spine.findings if finding.is_hint),
         confidence_note=str((found.confidence or {}).get("note")) if has_any else _NO_PROBABILITIES,
         versions=package_versions(),
+    )
+
+
+def _cover_note(labels: Labels, covered: Box) -> LevelNoteDoc:
+    """Which part of the image given labels tell of, and what of it they do not."""
+    ranges: list[str] = []
+    missing: list[str] = []
+    for axis, sides in enumerate(sides_of(labels.affine)):
+        length = labels.spatial_shape[axis]
+        start, stop = covered.start[axis], covered.stop[axis]
+        if stop - start < length:
+            ranges.append(f"{'zyx'[axis]} {start} to {stop - 1} of 0 to {length - 1}")
+        for side, n in zip(sides, (start, length - stop), strict=True):
+            extent_mm = convert_length(n * labels.affine.spacing[axis], labels.unit, "mm")
+            missing += [f"{extent_mm:.0f} mm {side}"] if n else []
+    share = covered.size / math.prod(labels.spatial_shape)
+    return LevelNoteDoc(
+        code="labels_cover_part",
+        message=f"the labels cover {100 * share:.0f} % of the image (voxels {', '.join(ranges)}):"
+        f" vertebrae in the rest ({', '.join(missing)}) are not found, and those that reach its"
+        " border count as cut off",
     )
 
 
