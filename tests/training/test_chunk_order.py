@@ -11,7 +11,7 @@ from scipy import stats
 
 from lamella.core.errors import InputError
 from lamella.training.augment import Sample
-from lamella.training.chunk_order import PatchOrder, draw_start
+from lamella.training.chunk_order import PatchOrder, draw_point, draw_start
 from lamella.training.source import NearbySource
 from lamella.volume.box import Box
 
@@ -207,6 +207,21 @@ def test_members_of_a_group_are_each_uniform_too():
             for g in range(6000)
         ]
         assert stats.chisquare(np.bincount(drawn, minlength=23)).pvalue > 1e-3
+
+
+def test_every_point_is_equally_likely_and_those_of_a_group_are_near():
+    rng = np.random.default_rng(0)
+    points = np.unique(np.concatenate([rng.integers(0, 9, (20, 2)), [[50, 3], [51, 3]]]), axis=0)
+    order = PatchOrder(seed=4, batch=1, lanes=1, group=3)
+    index = {tuple(point): i for i, point in enumerate(points.tolist())}
+    counts = np.zeros(len(points))
+    for group in range(6000):
+        drawn = [
+            draw_point(*order.generators(3 * group + n), points, (8, 8), (4, 8)) for n in range(3)
+        ]
+        assert np.ptp(np.array(drawn), axis=0).max() < 8
+        counts[index[drawn[group % 3]]] += 1
+    assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_a_group_decodes_a_fraction_of_the_chunks():

@@ -362,6 +362,9 @@ def test_the_document_of_amazons_store_is_anonymous():
         "path": "jrc/raw/s0/",
         "aws_credentials": {"type": "anonymous"},
     }
+    signed = Location.parse("s3://b/k", is_anonymous=False, endpoint="http://here:9000/").kvstore()
+    assert signed["aws_credentials"] == {"type": "default"}
+    assert signed["endpoint"] == "http://here:9000"
 
 
 def test_servers_that_refuse_or_are_gone(tmp_path, served, monkeypatch):

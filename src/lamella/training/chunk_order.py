@@ -32,11 +32,13 @@ from lamella.training.source import NearbySource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from lamella.training.augment import Sample
     from lamella.training.source import PatchSource
     from lamella.volume.box import Box
 
-__all__ = ["PatchOrder", "draw_start"]
+__all__ = ["PatchOrder", "draw_point", "draw_start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,46 @@ def draw_start(
         if last < low:
             found.append(low + math.floor((last - low) / 2))
             continue
-        block = max(1, math.ceil(length / chunk)) * chunk
+        block = _block_length(length, chunk)
         first, end = _block_around(int(place.integers(low, last + 1)), low, last + 1, block)
         found.append(int(own.integers(first, end)))
     return tuple(found)
+
+
+def draw_point(
+    place: np.random.Generator,
+    own: np.random.Generator,
+    points: NDArray[np.integer],
+    shape: Sequence[int],
+    chunks: Sequence[int],
+) -> tuple[int, ...]:
+    """One of many voxels, all equally likely; those of a group lie in one block.
+
+    Args:
+        place: draws the block; in equal states the same block.
+        own: draws the voxel in it.
+        points: indices of voxels, (n, axes), at least one.
+        shape: of the patches around them.
+        chunks: of the array; the grid begins at voxel 0.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> draw_point(rng, rng, np.array([[5, 7]]), (8, 8), (4, 4))
+        (5, 7)
+    """
+    blocks = [_block_length(n, chunk) for n, chunk in zip(shape, chunks, strict=True)]
+    anchor = points[int(place.integers(len(points)))]
+    is_near = np.ones(len(points), bool)
+    for axis, block in enumerate(blocks):
+        first = int(anchor[axis]) // block * block
+        is_near &= (points[:, axis] >= first) & (points[:, axis] < first + block)
+    near = np.flatnonzero(is_near)
+    return tuple(int(v) for v in points[near[int(own.integers(len(near)))]])
+
+
+def _block_length(length: int, chunk: int) -> int:
+    """A patch's length in whole chunks."""
+    return max(1, math.ceil(length / chunk)) * chunk
 
 
 def _block_around(position: int, low: int, stop: int, block: int) -> tuple[int, int]:

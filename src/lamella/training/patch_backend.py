@@ -45,11 +45,14 @@ class ReadOptions:
         cache_bytes: most bytes of decoded chunks that are kept; 0 keeps none.
         threads: that decode and copy; 0 = one a core, at most four.
         endpoint: server that speaks S3, where it is not Amazon's.
+        is_anonymous: read buckets without signing in; else with the credentials that Amazon's own
+            tools would find.
     """
 
     cache_bytes: int = 512 * 2**20
     threads: int = 0
     endpoint: str = ""
+    is_anonymous: bool = True
 
     def __post_init__(self) -> None:
         if self.cache_bytes < 0 or self.threads < 0:

@@ -47,7 +47,7 @@ class PatchReader:
 
     Args:
         address: folder of an array, or its path in a zip archive; ``s3://bucket/key`` (read
-            anonymously) or ``https://host/path``.
+            anonymously unless the options say otherwise) or ``https://host/path``.
         options: cache and threads.
         keep: axes of the array in the order wanted; the others must have length 1 and are
             dropped. None = all as they are.
@@ -78,7 +78,9 @@ class PatchReader:
         keep: Sequence[int] | None = None,
     ) -> None:
         self.options = options
-        self._location = Location.parse(address, endpoint=options.endpoint)
+        self._location = Location.parse(
+            address, endpoint=options.endpoint, is_anonymous=options.is_anonymous
+        )
         self._document = ArrayDocument.read(self._location)
         n_axes = len(self._document.shape)
         self._keep = tuple(range(n_axes)) if keep is None else tuple(keep)

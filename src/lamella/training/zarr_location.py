@@ -45,6 +45,7 @@ class Location:
         base: folder, archive, bucket or server.
         inner: path below it, with slashes; empty for the base itself.
         endpoint: server that speaks S3, where it is not Amazon's.
+        is_anonymous: whether a bucket is read without signing in.
 
     Examples:
         >>> Location.parse("s3://janelia-cosem-datasets/jrc_cos7-1a/raw.zarr/s0").inner
@@ -56,14 +57,19 @@ class Location:
     base: str
     inner: str = ""
     endpoint: str = ""
+    is_anonymous: bool = True
 
     @classmethod
-    def parse(cls, address: str | Path, *, endpoint: str = "") -> Location:
+    def parse(
+        cls, address: str | Path, *, endpoint: str = "", is_anonymous: bool = True
+    ) -> Location:
         """Take an address apart.
 
         Args:
             address: a path (also into a zip archive), ``s3://bucket/key``, ``https://host/path``.
             endpoint: ``http(s)://host:port`` of an S3 server that is not Amazon's.
+            is_anonymous: read a bucket without signing in; else with the credentials that
+                Amazon's own tools would find.
 
         Raises:
             InputError: another protocol, or no bucket.
@@ -77,7 +83,7 @@ class Location:
             bucket, _, key = rest.partition("/")
             if not bucket:
                 raise InputError(f"{text} names no bucket", hint="expected s3://BUCKET/KEY")
-            return cls(text, "s3", bucket, key, endpoint.rstrip("/"))
+            return cls(text, "s3", bucket, key, endpoint.rstrip("/"), is_anonymous)
         if protocol in ("http", "https"):
             return cls(text, "http", text)
         raise InputError(
@@ -104,10 +110,10 @@ class Location:
             "driver": "s3",
             "bucket": self.base,
             "path": f"{self.inner}/" if self.inner else "",
-            "aws_credentials": {"type": "anonymous"},
+            "aws_credentials": {"type": "anonymous" if self.is_anonymous else "default"},
         }
         if self.endpoint:
-            # Any region will do: nothing is signed.
+            # Other servers take any region; they need one in what is signed.
             document |= {"endpoint": self.endpoint, "aws_region": "us-east-1"}
         return document
 
@@ -122,7 +128,7 @@ class Location:
         options: dict[str, Any] = {}
         if self.kind == "s3":
             require("s3fs", extra="s3", purpose="this codec in a bucket")
-            options = {"anon": True, "endpoint_url": self.endpoint or None}
+            options = {"anon": self.is_anonymous, "endpoint_url": self.endpoint or None}
         store = zarr.storage.FsspecStore.from_url(
             self.address, storage_options=options, read_only=True
         )
@@ -203,7 +209,7 @@ def tensorstore_error(what: str, error: Exception, **details: Any) -> Exception:
     if is_refused or (isinstance(error, OSError) and error.errno is not None):
         return StorageError(
             message,
-            hint="check who may read it; buckets are read anonymously",
+            hint="check who may read it; buckets are read anonymously unless told otherwise",
             details=details,
         )
     return UnreadableFileError(
