@@ -28,6 +28,7 @@ __all__ = [
     "OptimiserConfig",
     "PairsConfig",
     "ScheduleConfig",
+    "SimulationConfig",
     "SplitConfig",
     "TaskConfig",
     "TrainConfig",
@@ -162,11 +163,29 @@ class CellmapConfig(Document):
     licence: str = ""
 
 
+class SimulationConfig(Document):
+    """Samples of :mod:`lamella.simulation`, whose labels are known exactly."""
+
+    kind: Literal["simulation"] = "simulation"
+    sample: Literal["tomogram", "nuclei"]
+    n_samples: Count = 120
+    """Different ones that are trained on; each data worker keeps its own in memory."""
+    n_validation: Annotated[int, Field(ge=0)] = 4
+    n_test: Annotated[int, Field(ge=0)] = 4
+    shape: tuple[Count, ...] = ()
+    """Voxels of a sample; empty: 112 along every axis of volumes, 256 of images."""
+    snr: tuple[Positive, Positive] = (0.05, 0.6)
+    """Of tomograms: range of the signal-to-noise ratios, variance over variance."""
+    coarse_fraction: Fraction = 0.0
+    """Of tomograms: share of patches averaged over 2 x 2 x 2 voxels, as coarse previews are."""
+    seed: Annotated[int, Field(ge=0)] = 1
+
+
 class MixtureConfig(Document):
     """Several data sets, drawn from by weight."""
 
     kind: Literal["mixture"] = "mixture"
-    parts: tuple[PairsConfig | CellmapConfig, ...]
+    parts: tuple[PairsConfig | CellmapConfig | SimulationConfig, ...]
     weights: tuple[Positive, ...] = ()
     """One a part; empty: all equal."""
 
@@ -177,7 +196,9 @@ class MixtureConfig(Document):
         return self
 
 
-DataConfig = Annotated[PairsConfig | CellmapConfig | MixtureConfig, Field(discriminator="kind")]
+DataConfig = Annotated[
+    PairsConfig | CellmapConfig | SimulationConfig | MixtureConfig, Field(discriminator="kind")
+]
 
 
 class NetworkConfig(Document):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from lamella.core.errors import AxesError
-from lamella.training.configuration import CellmapConfig, MixtureConfig, PairsConfig
+from lamella.training.configuration import (
+    CellmapConfig,
+    MixtureConfig,
+    PairsConfig,
+    SimulationConfig,
+)
 
 if TYPE_CHECKING:
     from lamella.training.configuration import TaskConfig, TrainConfig
@@ -43,7 +48,7 @@ def build_source(config: TrainConfig) -> PatchSource:
 
 
 def _source(
-    data: PairsConfig | CellmapConfig,
+    data: PairsConfig | CellmapConfig | SimulationConfig,
     task: TaskConfig,
     normalisation: NormalisationDoc,
     axes: Literal["zyx", "yx"],
@@ -52,6 +57,10 @@ def _source(
         from lamella.training.pairs.source import PairsSource
 
         return PairsSource(data, task, normalisation, axes=axes)
+    if isinstance(data, SimulationConfig):
+        from lamella.training.simulated.source import SimulatedSource
+
+        return SimulatedSource(data, task, normalisation, axes=axes)
     from lamella.training.cellmap.source import CellmapSource
 
     if axes != "zyx":

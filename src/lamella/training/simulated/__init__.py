@@ -1,0 +1,1 @@
+"""Training on simulated samples, whose labels are known exactly."""
