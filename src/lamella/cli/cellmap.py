@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamella.cli.console import table
-from lamella.cli.parameters import answer_options, console_of, parse_spacing
+from lamella.cli.console import format_duration, table
+from lamella.cli.parameters import answer_options, console_of, parse_integers, parse_spacing
 
 if TYPE_CHECKING:
     from lamella.training.cellmap.grid import Triple
     from lamella.training.cellmap.index import CellmapIndex
+    from lamella.training.cellmap.predict import CellmapPrediction, PredictOptions
     from lamella.training.cellmap.score import CellmapScore
 
 __all__ = ["command"]
@@ -22,7 +23,7 @@ __all__ = ["command"]
 
 @click.group(name="cellmap")
 def command() -> None:
-    """Data of the CellMap segmentation challenge: look at them, score, submit."""
+    """Data of the CellMap segmentation challenge: look at them, train, predict, score, submit."""
 
 
 @command.command(name="index")
@@ -63,6 +64,93 @@ def index_command(
     for finding in index.findings:
         console.warn(f"{finding.path}: {finding.message}")
     console.answer(document, lambda: _text(index, spacing))
+
+
+@command.command(name="predict")
+@click.argument("model")
+@click.argument("root")
+@click.option(
+    "-o", "--output", required=True, metavar="OUT.zarr", type=click.Path(path_type=Path),
+    help="Folder for the predictions; what is finished there is kept.",
+)  # fmt: skip
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="Predict the crops of this list, such as test_crop_manifest.csv, on its voxels.",
+)
+@click.option(
+    "--crop", "--crops", "crops", multiple=True, metavar="cropN,…", help="Only these (patterns)."
+)
+@click.option(
+    "--class", "--classes", "classes", multiple=True, metavar="NAME,…", help="Only these classes."
+)
+@click.option(
+    "--instances",
+    type=click.Choice(("auto", "components", "watershed", "none")),
+    default="auto",
+    help="How single objects are made; auto: as the model tells, else connected pieces.",
+)
+@click.option("--min-size", metavar="N[nm3]", help="Drop smaller objects: voxels, or 2e6nm3.")
+@click.option("--seed-distance", metavar="N[nm]", help="Watershed: seeds nearer than this join.")
+@click.option("--tile", metavar="Z,Y,X", help="Tile in voxels; the model's own unless given.")
+@click.option(
+    "--overlap-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="F",
+    help="Share of a tile that it has in common with its neighbour.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "bf16", "fp16")),
+    default="auto",
+    help="Of the network; auto is fp32 on the CPU.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Of the network, on a CPU."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what another model or options left.")
+@answer_options
+def predict_command(model: str, root: str, output: Path, **words: Any) -> None:
+    """Predict crops of ROOT with MODEL: an id, a model folder or the folder of a training.
+
+    Every class of every annotated crop (or of --manifest) is written as its own array,
+    OUT.zarr/DATASET.zarr/cropN/CLASS, which `score` and `pack` read. What is finished is not
+    predicted again: after a stop, run the same line.
+    """
+    from lamella.core.places import Places
+    from lamella.models.store import find_model
+    from lamella.training.cellmap.manifest import read_manifest
+    from lamella.training.cellmap.predict import predict_cellmap
+
+    console = console_of(words)
+    manifest: Path | None = words["manifest"]
+    options = _predict_options(words)
+    wanted = None if manifest is None else read_manifest(manifest)
+    folder = find_model(model, Places.of_user())
+    with console.running(on_stop="what is finished stays; the same line goes on") as sink:
+        made = predict_cellmap(folder, root, output, wanted=wanted, options=options, sink=sink)
+    for warning in made.warnings:
+        console.warn(warning)
+    console.answer(made.to_dict(), lambda: _predict_text(made))
+
+
+@command.command(
+    name="train",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train_command(context: click.Context, words: tuple[str, ...]) -> None:
+    """Train on CellMap data: `lamella train cellmap_base …` (or another configuration)."""
+    from lamella.cli.train import command as train
+
+    first = words[0] if words else ""
+    has_config = bool(first) and "=" not in first and not first.startswith("-")
+    arguments = list(words) if has_config else ["cellmap_base", *words]
+    with train.make_context("lamella train", arguments, parent=context.parent) as inner:
+        train.invoke(inner)
 
 
 @command.command(name="score")
@@ -137,6 +225,58 @@ def pack_command(
         "n_bytes": made.n_bytes,
     }
     console.answer(document, f"{made.n_labels} labels in {made.path} ({made.n_bytes / 1e6:.1f} MB)")
+
+
+def _predict_options(words: dict[str, Any]) -> PredictOptions:
+    from lamella.training.cellmap.machine import NetworkOptions
+    from lamella.training.cellmap.objects import ObjectOptions
+    from lamella.training.cellmap.predict import PredictOptions
+    from lamella.volume.spacing import Size
+
+    seed = _spacing(words["seed_distance"])
+    return PredictOptions(
+        network=NetworkOptions(
+            tile=parse_integers(words["tile"], what="--tile"),
+            overlap_fraction=words["overlap_fraction"],
+            device=words["device"],
+            precision=words["precision"],
+            n_threads=words["threads"],
+        ),
+        objects=ObjectOptions(
+            method=words["instances"],
+            min_size=Size(0) if words["min_size"] is None else Size.parse(words["min_size"]),
+            seed_distance_nm=None if seed is None else seed[0],
+        ),
+        crops=_names(words["crops"]),
+        classes=_names(words["classes"]),
+        overwrite=words["overwrite"],
+    )
+
+
+def _names(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that were given one by one, or several with commas between."""
+    return tuple(name.strip() for word in words for name in word.split(",") if name.strip())
+
+
+def _predict_text(made: CellmapPrediction) -> str:
+    rows = []
+    for one in made.labels:
+        grid = one.label.grid
+        rows.append(
+            (
+                f"{one.label.data_set}/{one.label.crop}",
+                one.label.name,
+                " x ".join(map(str, grid.shape)),
+                _size(grid.spacing),
+                "" if one.n_objects is None else one.n_objects,
+                "was there" if one.was_there else "written",
+            )
+        )
+    n_new = sum(not one.was_there for one in made.labels)
+    where = f" on {made.device}" if made.device else ""
+    last = f"{n_new} of {len(made.labels)} predicted{where} in {format_duration(made.wall_s)}"
+    titles = ("crop", "class", "voxels", "nm", "objects", "")
+    return "\n".join([table(rows, titles), "", f"{last}: {made.path}"])
 
 
 def _score_text(score: CellmapScore) -> str:

@@ -319,7 +319,7 @@ class CellmapSource:
 
     def _open(self, path: str) -> LazyArray:
         if path not in self._arrays:
-            self._arrays[path] = self._tree.open_array(path)
+            self._arrays[path] = self._tree.open_lazy(path)
         return self._arrays[path]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from lamella.training.cellmap.grid import Grid
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lamella.volume.source import LazyArray
+
 __all__ = ["Level", "Tree"]
 
 _NM = {
@@ -188,6 +190,21 @@ class Tree:
                 f"{self.address}/{path} cannot be opened as a zarr array: {error}",
                 hint="fetch it again",
             ) from None
+
+    def open_lazy(self, path: str) -> LazyArray:
+        """A zarr array for many small reads: decoded by tensorstore where that reaches it.
+
+        Raises:
+            UnreadableFileError: no zarr array.
+        """
+        names = self.system.protocol
+        protocols = {names} if isinstance(names, str) else set(names)
+        if not protocols & {"file", "local", "s3"}:
+            return self.open_array(path)
+        from lamella.training.patch_reader import PatchReader
+
+        head = "s3://" if "s3" in protocols else ""
+        return PatchReader(f"{head}{self._full(path)}")
 
     def missing_chunks(self, level: Level) -> set[tuple[int, ...]]:
         """Chunks of an array that have no file: of raw data, those that were never fetched."""
