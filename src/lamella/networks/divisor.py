@@ -1,7 +1,9 @@
 """Which extents a network takes, found by trying it.
 
 Networks halve their input a number of times, and most can put the halves together again only where
-every extent is a multiple of some power of two. Nothing in a network says which, so it is asked.
+every extent is a multiple of some power of two. Nothing in a network says which, so it is asked;
+and so is its trace, of which graphs are made: a network that pads odd extents does so by a decision
+that a trace does not hold.
 
 Examples:
     >>> from lamella.networks.registry import build_network
@@ -12,12 +14,13 @@ Examples:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from lamella.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -44,7 +47,8 @@ def find_divisor(network: nn.Module, in_channels: int, tile: Sequence[int]) -> t
     network.eval()
     try:
         base = _base(network, in_channels, tile)
-        return tuple(_along(network, in_channels, base, axis) for axis in range(len(base)))
+        asked = (network, _trace(network, in_channels, base))
+        return tuple(_along(asked, in_channels, base, axis) for axis in range(len(base)))
     finally:
         network.train(was_training)
 
@@ -76,24 +80,44 @@ def _base(network: nn.Module, in_channels: int, tile: Sequence[int]) -> tuple[in
     )
 
 
-def _along(network: nn.Module, in_channels: int, base: tuple[int, ...], axis: int) -> int:
+def _trace(network: nn.Module, in_channels: int, shape: tuple[int, ...]) -> Callable[..., Any]:
+    import torch
+
+    parameter = next(network.parameters())
+    image = torch.zeros((1, in_channels, *shape), device=parameter.device)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of every shape turned into a number
+        traced: Any = torch.jit.trace(network, image, check_trace=False)
+    return traced
+
+
+def _along(
+    asked: tuple[Callable[..., Any], ...], in_channels: int, base: tuple[int, ...], axis: int
+) -> int:
     divisor = 1
     while divisor <= _LARGEST:
         # One step beyond the base: an odd multiple of every power of two that divides the base.
         shape = (*base[:axis], base[axis] + divisor, *base[axis + 1 :])
-        if base[axis] % divisor == 0 and not _failure(network, in_channels, shape):
+        if base[axis] % divisor == 0 and not any(_failure(a, in_channels, shape) for a in asked):
             return divisor
         divisor *= 2
     return base[axis]
 
 
-def _failure(network: nn.Module, in_channels: int, shape: tuple[int, ...]) -> str:
+def _failure(network: Callable[..., Any], in_channels: int, shape: tuple[int, ...]) -> str:
     """Why the network does not take a shape; empty where it does."""
     import torch
 
-    parameter = next(network.parameters())
+    # A trace has its parameters too.
+    parameter = next(network.parameters())  # pyright: ignore[reportFunctionMemberAccess]
     try:
-        with torch.no_grad():
+        # A trace would otherwise be compiled anew for every shape.
+        with (
+            torch.no_grad(),
+            torch.jit.optimized_execution(  # pyright: ignore[reportPrivateImportUsage]
+                False
+            ),
+        ):
             image = torch.zeros((1, in_channels, *shape), device=parameter.device)
             output = network(image)
     except (RuntimeError, ValueError, AssertionError) as error:
