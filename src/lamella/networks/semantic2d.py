@@ -23,6 +23,7 @@ from annotated_types import Ge, Le, MinLen
 from lamella.core.errors import InputError, ModelError
 from lamella.core.registry import nearest_names
 from lamella.networks.registry import NetworkDescriptor
+from lamella.networks.tracing import is_traced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -196,11 +197,9 @@ def _check_encoder_name(name: str) -> None:
 
 def _checked(network: nn.Module, stride: int) -> nn.Module:
     """Let the network refuse odd sizes by a clear error; a traced graph leaves the check out."""
-    import torch
-    from torch.jit import is_tracing  # pyright: ignore[reportPrivateImportUsage]
 
     def check(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if not (is_tracing() or torch.compiler.is_compiling()):
+        if not is_traced():
             check_divisible(tuple(inputs[0].shape), stride)
 
     network.register_forward_pre_hook(check)

@@ -9,14 +9,17 @@ Sources: 3D U-Net (Cicek et al. 2016), residual U-Net (Kerfoot et al. 2018), nnU
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from lamella.core.errors import InputError
 from lamella.networks.registry import NetworkDescriptor
+from lamella.networks.tracing import is_traced
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
     "NETWORKS",
@@ -89,7 +92,9 @@ class BasicUNet3dArguments:
 class DynUNetArguments:
     """Of MONAI's ``DynUNet`` (nnU-Net's network); the first stride is usually 1.
 
-    Kernels and strides are per level and, for anisotropic volumes, per axis (z, y, x).
+    Kernels and strides are per level and, for anisotropic volumes, per axis (z, y, x). With
+    ``deep_supervision`` it gives several outputs while it trains; see
+    :mod:`lamella.networks.supervision`.
     """
 
     in_channels: Count
@@ -100,6 +105,7 @@ class DynUNetArguments:
     is_residual: bool = False
     normalisation: Normalisation = "instance"
     dropout: Dropout = 0.0
+    deep_supervision: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("strides", self.strides), ("kernel_sizes", self.kernel_sizes)):
@@ -131,12 +137,17 @@ class SegResNetArguments:
 
 @dataclass(frozen=True, slots=True)
 class MedNeXtArguments:
-    """Of a MedNeXt as published; ``width`` is the features at full resolution (32 there)."""
+    """Of a MedNeXt as published; ``width`` is the features at full resolution (32 there).
+
+    With ``deep_supervision`` it gives several outputs while it trains; see
+    :mod:`lamella.networks.supervision`.
+    """
 
     in_channels: Count
     out_channels: Count
     kernel_size: Literal[3, 5] = 3
     width: Annotated[int, Gt(0)] = 32
+    deep_supervision: bool = False
 
 
 def _check_groups(normalisation: str, channels: tuple[int, ...]) -> None:
@@ -187,9 +198,9 @@ def _build_basic_unet(arguments: BasicUNet3dArguments) -> nn.Module:
 
 
 def _build_dynunet(arguments: DynUNetArguments) -> nn.Module:
-    from monai.networks.nets.dynunet import DynUNet
+    from lamella.networks.supervision import SupervisedDynUNet
 
-    return DynUNet(
+    return SupervisedDynUNet(
         spatial_dims=3,
         in_channels=arguments.in_channels,
         out_channels=arguments.out_channels,
@@ -200,6 +211,9 @@ def _build_dynunet(arguments: DynUNetArguments) -> nn.Module:
         dropout=arguments.dropout or None,
         norm_name=_monai_norm(arguments.normalisation),
         res_block=arguments.is_residual,
+        deep_supervision=arguments.deep_supervision,
+        # All levels but the finest, which is the output, and the coarsest, which has no decoder.
+        deep_supr_num=len(arguments.filters) - 2,
     )
 
 
@@ -230,7 +244,7 @@ class _MedNeXtSize:
     def build(self, arguments: MedNeXtArguments) -> nn.Module:
         from monai.networks.nets.mednext import MedNeXt
 
-        return MedNeXt(
+        network = MedNeXt(
             spatial_dims=3,
             init_filters=arguments.width,
             in_channels=arguments.in_channels,
@@ -239,10 +253,24 @@ class _MedNeXtSize:
             decoder_expansion_ratio=self.expansion[::-1],
             bottleneck_expansion_ratio=self.bottleneck_expansion,
             kernel_size=arguments.kernel_size,
+            deep_supervision=arguments.deep_supervision,
             use_residual_connection=True,
             blocks_down=self.blocks,
             blocks_bottleneck=self.n_bottleneck_blocks,
             blocks_up=self.blocks[::-1],
+        )
+        network.register_forward_pre_hook(partial(_need_two_voxels, 2 ** len(self.blocks)))
+        return network
+
+
+def _need_two_voxels(stride: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a volume that is one voxel at the coarsest level: its normalisation has no spread."""
+    shape = tuple(inputs[0].shape[2:])
+    if not is_traced() and all(size == stride for size in shape):
+        raise InputError(
+            f"a volume of {' x '.join(map(str, shape))} voxels is too small for this network: its"
+            " coarsest level would be a single voxel",
+            hint=f"use {2 * stride} voxels along one axis at least",
         )
 
 
