@@ -64,10 +64,11 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("models", "List, pull, import, verify and remove models."),
             ("engines", "List what can segment here, or why it cannot."),
         ),
+        "Training": (("train", "Train a model from annotated images."),),
         "Training data": (
             ("dataset", "Write images and labels as training data of nnU-Net."),
             ("labelme", "Turn Labelme drawings into label images."),
-            ("cellmap", "CellMap challenge: look at data, score, submit."),
+            ("cellmap", "CellMap challenge: look at data, train, predict, score, submit."),
         ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),

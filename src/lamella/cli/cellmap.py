@@ -142,15 +142,20 @@ def predict_command(model: str, root: str, output: Path, **words: Any) -> None:
 )
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def train_command(context: click.Context, words: tuple[str, ...]) -> None:
-    """Train on CellMap data: `lamella train cellmap_base …` (or another configuration)."""
+def train_command(context: click.Context, words: tuple[str, ...]) -> Any:
+    """Train on CellMap data: `lamella train cellmap_base …`, with all of its words.
+
+    Another configuration (cellmap_cos7, cellmap_mito, a YAML file) may be named first.
+    """
     from lamella.cli.train import command as train
 
-    first = words[0] if words else ""
-    has_config = bool(first) and "=" not in first and not first.startswith("-")
-    arguments = list(words) if has_config else ["cellmap_base", *words]
-    with train.make_context("lamella train", arguments, parent=context.parent) as inner:
-        train.invoke(inner)
+    arguments = list(words)
+    with train.make_context("train", list(words), context.parent, resilient_parsing=True) as seen:
+        config = seen.params.get("config")
+    if config is None or "=" in config:
+        arguments.insert(0, "cellmap_base")
+    with train.make_context("train", arguments, context.parent) as inner:
+        return train.invoke(inner)
 
 
 @command.command(name="score")
