@@ -171,7 +171,9 @@ def _draw_scores(axes: Any, history: History, heading: Heading) -> None:
     axes.set_ylim(0, 1)
     validations = history.validations
     if not validations:
-        axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center", color=_FAINT)
+        axes.text(
+            0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center", color=_FAINT
+        )
         return
     steps = [row.step for row in validations]
     markers = {"marker": "o", "markersize": 3.5 if len(steps) < 40 else 0}

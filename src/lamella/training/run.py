@@ -33,7 +33,14 @@ from lamella.training.state import Clock, LoopState
 from lamella.training.summary import summarise
 from lamella.training.task import build_task
 from lamella.training.tile import validation_tile
-from lamella.training.trainer import Devices, choose_devices, make_trainer, n_devices, quiet, settled
+from lamella.training.trainer import (
+    Devices,
+    choose_devices,
+    make_trainer,
+    n_devices,
+    quiet,
+    settled,
+)
 from lamella.wire.event import WarningEvent
 
 if TYPE_CHECKING:
@@ -166,9 +173,7 @@ def train_on(
             work.fit()
             return TrainResult(run_dir, {}, None, session.history)
         seed = config.seed
-        write_provenance(
-            run_dir, make_provenance(source.info, command=options.command, seed=seed)
-        )
+        write_provenance(run_dir, make_provenance(source.info, command=options.command, seed=seed))
         return _told(work)
 
 
@@ -402,7 +407,9 @@ def _has_unused(network: nn.Module, session: Session) -> bool:
     """Whether some weights get no gradient: DDP has to be told."""
     trial = copy.deepcopy(network).train()
     items = [session.dataset[number] for number in range(2)]
-    batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "number"}
+    batch = {
+        name: torch.stack([item[name] for item in items]) for name in items[0] if name != "number"
+    }
     outputs = trial(batch["image"])
     target = session.task.target(batch["values"], batch["valid"])
     if not isinstance(outputs, torch.Tensor):

@@ -24,7 +24,7 @@ def sparkline(values: Sequence[float | None], width: int = 24) -> str:
 
     Examples:
         >>> sparkline([0.0, None, 1.0]), sparkline([]), sparkline([5.0])
-        ('▁ █', '', '█')
+        ('▁ █', '', '▁')
     """
     known = _averaged(values, width)
     finite = [value for value in known if value is not None]
@@ -60,7 +60,7 @@ def chart(values: Sequence[float | None], *, width: int = 60, height: int = 6) -
 
 
 def _level(value: float, low: float, high: float, top: int) -> int:
-    return top if high == low else round((value - low) / (high - low) * top)
+    return 0 if high == low else round((value - low) / (high - low) * top)
 
 
 def _averaged(values: Sequence[float | None], width: int) -> list[float | None]:

@@ -145,7 +145,9 @@ def quiet() -> Iterator[None]:
             # Advice about workers, loggers and summaries, and deprecations between packages.
             warnings.filterwarnings("ignore", module=r"lightning\..*")
             warnings.filterwarnings("ignore", module=r"torch\..*")
-            warnings.filterwarnings("ignore", message=".*(lightning|Lightning|Trainer|torchmetrics)")
+            warnings.filterwarnings(
+                "ignore", message=".*(lightning|Lightning|Trainer|torchmetrics)"
+            )
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
