@@ -5,6 +5,7 @@ their indices (label images are often stored so), colors become channels.
 """
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +134,9 @@ def beside(path: Path) -> Calibration:
     """
     parts = path.name.split(".")[0].split("_")
     best: tuple[int, Path, dict[str, Any]] | None = None
-    for found in sorted(path.parent.glob("*.json")):
+    # Not glob: of the thousands of pictures in a folder each asks for itself.
+    names = (name for name in os.listdir(path.parent) if name.endswith(".json"))  # noqa: PTH208
+    for found in sorted(path.parent / name for name in names):
         own = found.name.split(".")[0].split("_")
         if own[-1] != parts[-1] or not set(own) <= set(parts):
             continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lamella.core.errors import InputError
-from lamella.training.source import SourceInfo
+from lamella.training.source import NearbySource, SourceInfo
 
 if TYPE_CHECKING:
     from lamella.training.augment import Sample
@@ -38,8 +38,22 @@ class MixtureSource:
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Sample:
         """A patch of one of the parts."""
-        at = int(np.searchsorted(self._cumulated, rng.random(), side="right"))
-        return self.parts[min(at, len(self.parts) - 1)].draw(rng, shape)
+        return self.draw_near(rng, rng, shape)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether any part gains from patches near each other."""
+        return any(isinstance(part, NearbySource) and part.has_chunks for part in self.parts)
+
+    def draw_near(
+        self, place: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> Sample:
+        """A patch of one of the parts, near the others of its group; see ``NearbySource``."""
+        at = int(np.searchsorted(self._cumulated, place.random(), side="right"))
+        part = self.parts[min(at, len(self.parts) - 1)]
+        if isinstance(part, NearbySource) and part.has_chunks:
+            return part.draw_near(place, rng, shape)
+        return part.draw(rng, shape)
 
     def regions(self, split: Literal["validation", "test"]) -> Sequence[Region]:
         """Those of all parts."""

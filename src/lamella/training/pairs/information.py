@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["common_spacing", "describe"]
 
-_ASKED = 256
+_ASKED = 48
 """Images whose headers are read when a data set is opened."""
 _SCANNED_VOXELS = 1 << 25
 """Data sets of up to so many voxels are searched for their classes when they are opened."""

@@ -67,10 +67,11 @@ def match(images: Sequence[Found], labels: Sequence[Found]) -> Matching:
     """
     if len(images) == len(labels) == 1:
         return Matching({images[0].location: labels[0].location})
-    tried = [_by_keys(images, labels, key) for key in (_captured, _trimmed, _rest)]
-    perfect = next((one for one in tried if one.is_perfect), None)
-    if perfect is not None:
-        return perfect
+    tried: list[Matching] = []
+    for key in (_captured, _trimmed, _rest):
+        tried.append(_by_keys(images, labels, key))
+        if tried[-1].is_perfect:
+            return tried[-1]
     return max(tried, key=lambda one: (len(one.partners), -len(one.doubles)))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["HASHED_BYTES", "Opening", "duplicates", "open_pairs", "with_index"]
 
 HASHED_BYTES = 128 << 20
+HASHED_FILES = 2000
 """Data sets up to this size are hashed whenever they are opened; larger ones by ``index``."""
 
 
@@ -159,7 +160,8 @@ def _fingerprint(
     places = list(dict.fromkeys(place for pair in pairs for place in pair.files))
     sizes = {place: _size(root / split_location(place)[0]) for place in places}
     known = {} if index is None else index.hashes(sizes)
-    is_small = sum(size for place, size in sizes.items() if place not in known) <= HASHED_BYTES
+    new = [size for place, size in sizes.items() if place not in known]
+    is_small = sum(new) <= HASHED_BYTES and len(new) <= HASHED_FILES
     fingerprint, hashes = {}, {}
     by_path: dict[Path, str] = {}
     for place, size in sizes.items():

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lamella.core.errors import InputError, MissingPathError
@@ -111,8 +112,8 @@ def split_location(location: str) -> tuple[str, str]:
 def without_suffix(path: str) -> str:
     """A path without the suffix of its format: all of ``.ome.tif``, ``.nii.gz``, ``.lzf.h5``."""
     lower = path.lower()
-    longest = max((s for s in _suffixes() if lower.endswith(s)), key=len, default="")
-    stem = path[: len(path) - len(longest)] if longest else path
+    longest = max((len(s) for s in _suffixes() if lower.endswith(s)), default=0)
+    stem = path[: len(path) - longest]
     return stem.removesuffix(".lzf")
 
 
@@ -167,6 +168,7 @@ def _walk(start: Path, below: str, *, wants_folders: bool) -> list[str]:
     return found
 
 
+@cache
 def _suffixes() -> tuple[str, ...]:
     return tuple(suffix for known in descriptors() if known.reads for suffix in known.suffixes)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lamella.core.errors import AxesError, InputError
 from lamella.training.augment import Sample
+from lamella.training.chunk_order import draw_point, draw_start
 from lamella.training.pairs.cache import DEFAULT_CACHE_BYTES, ArrayCache
 from lamella.training.pairs.codec import LabelCodec
 from lamella.training.pairs.information import describe
@@ -88,6 +89,7 @@ class PairsSource:
         if opened.index is not None and config.split.by != "part":
             self._counts.update(_written_counts(self._pieces, opened.index, task, self.store.codec))
         self._weights: NDArray[np.float64] | None = None
+        self._has_chunks: bool | None = None
         self.info: SourceInfo = describe(self, opened, config, normalisation)
         self.hashes = opened.hashes
 
@@ -135,26 +137,50 @@ class PairsSource:
         Raises:
             InputError: for a shape with another number of axes, or labels that cannot be used.
         """
+        return self.draw_near(rng, rng, shape)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether any image lies in chunks and is too large to be kept in memory."""
+        if self._has_chunks is None:
+            self._has_chunks = len(self._train) <= _MANY and any(
+                self.store.chunks(number) is not None
+                for number in {piece.number for piece in self._train}
+            )
+        return self._has_chunks
+
+    def draw_near(
+        self, place: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> Sample:
+        """A patch near the others of its group; see ``NearbySource``.
+
+        Raises:
+            InputError: for a shape with another number of axes, or labels that cannot be used.
+        """
         if len(shape) != len(self._axes):
             raise InputError(
                 f"patches are {self._axes}, the shape {shape} has {len(shape)} axes",
                 hint=f"give {len(self._axes)} numbers",
             )
         size = (1, *shape)[-3:]
-        if rng.random() < self._fraction:
-            found = self._at_class(rng)
+        if place.random() < self._fraction:
+            found = self._at_class(place)
             if found is not None:
-                return self._cut(*found, size)
-        piece = self._any(rng)
+                piece, points = found
+                return self._cut(piece, self._point(place, rng, piece, points, size), size)
+        piece = self._any(place)
         box = self.box(piece)
         known = self._known(piece)
         if known is not None:
-            center = known[int(rng.integers(len(known)))]
-            return self._cut(piece, tuple(int(c) for c in center), size)
-        start = [
-            a + int(rng.integers(max(1, n - s + 1)))
-            for a, n, s in zip(box.start, box.shape, size, strict=True)
-        ]
+            return self._cut(piece, self._point(place, rng, piece, known, size), size)
+        chunks = self.store.chunks(piece.number)
+        if chunks is not None:
+            start = draw_start(place, rng, box, size, chunks)
+        else:
+            start = tuple(
+                a + int(rng.integers(max(1, n - s + 1)))
+                for a, n, s in zip(box.start, box.shape, size, strict=True)
+            )
         return self._cut(piece, tuple(a + s // 2 for a, s in zip(start, size, strict=True)), size)
 
     def regions(self, split: Literal["validation", "test"]) -> Sequence[PairRegion]:
@@ -177,15 +203,27 @@ class PairsSource:
 
     # -- drawing
 
-    def _at_class(self, rng: np.random.Generator) -> tuple[Piece, tuple[int, ...]] | None:
-        """A voxel of a class: the class in turn, then an image that has it; None without any."""
+    def _at_class(self, rng: np.random.Generator) -> tuple[Piece, NDArray[np.int32]] | None:
+        """Voxels of a class: the class in turn, then an image that has it; None without any."""
         for index in rng.permutation(len(self.store.codec.balanced)).tolist():
             piece = self._with_class(rng, index)
-            if piece is None:
-                continue
-            points = self.scan(piece).points[index]
-            return piece, tuple(int(c) for c in points[int(rng.integers(len(points)))])
+            if piece is not None:
+                return piece, self.scan(piece).points[index]
         return None
+
+    def _point(
+        self,
+        place: np.random.Generator,
+        rng: np.random.Generator,
+        piece: Piece,
+        points: NDArray[np.int32],
+        size: tuple[int, ...],
+    ) -> tuple[int, ...]:
+        """One of the places of a piece, near those of the same group where that helps."""
+        chunks = self.store.chunks(piece.number)
+        if chunks is None:
+            return tuple(int(c) for c in points[int(rng.integers(len(points)))])
+        return draw_point(place, rng, points, size, chunks)
 
     def _with_class(self, rng: np.random.Generator, index: int) -> Piece | None:
         # Rejection, so that what is drawn never depends on which images were looked at before.

@@ -17,7 +17,7 @@ import numpy as np
 
 from lamella.core.errors import GeometryError, InputError
 from lamella.io.format import OpenOptions, open_volume
-from lamella.training.pairs.cache import ArrayCache
+from lamella.training.pairs.cache import DEFAULT_CACHE_BYTES, ArrayCache
 from lamella.training.pairs.codec import LabelCodec, half_of
 from lamella.training.pairs.pattern import split_location
 from lamella.volume.box import Box
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "PairStore", "open_location"]
 
+LARGE_BYTES = DEFAULT_CACHE_BYTES // 4
+"""Images in chunks that are larger are drawn from in an order that shares chunks."""
 _MAX_OPEN = 64
 """Pairs whose files stay open."""
 
@@ -234,6 +236,20 @@ class PairStore:
             return array, array.nbytes
 
         return self._cache.get((number, "image"), make)[(slice(None), *box.slices())]
+
+    def chunks(self, number: int) -> tuple[int, int, int] | None:
+        """Chunks of an image, (z, y, x), that is too large to be kept; None for all others.
+
+        Does not depend on the size of the cache: what patches show must not.
+        """
+        if ".zarr" not in self.pairs[number].image and ".ozx" not in self.pairs[number].image:
+            return None
+        image = self._open(number).image
+        chunks = getattr(image.data, "chunks", None)
+        if chunks is None or image.nbytes <= LARGE_BYTES:
+            return None
+        z, y, x = (1, *chunks[image.axes.n_leading :])[-3:]
+        return z, y, x
 
     def label_volumes(self, number: int) -> list[tuple[str, Volume]]:
         """Label files of a pair, opened, with their locations."""
