@@ -219,6 +219,35 @@ def test_a_waist_parts_objects_that_touch_along_z():
     assert n_objects(items) >= 2
 
 
+def upon(shift, radii=(8, 8, 6, 8, 9, 9)):
+    """An object that narrows, and upon it one that widens, so far to the side."""
+    return [(z, 20, 20 + shift * (z > 2), r, 1) for z, r in enumerate(radii)]
+
+
+def test_a_waist_beside_the_middle_parts_objects():
+    assert n_objects(upon(4), (6, 40, 60)) == 2
+    assert n_objects(upon(1), (6, 40, 60)) == 1  # beads on a string are one object
+    assert n_objects(upon(4, (8, 8, 8, 8, 8, 8)), (6, 40, 60)) == 1  # tilted, never narrower
+
+
+def test_what_a_waist_kept_apart_is_linked():
+    """The end of one object and the beginning of the next lie on the second one's first slice."""
+    items = [(0, 20, 20, 9, 1), (1, 20, 20, 7, 1), (2, 20, 27, 9, 1), (3, 20, 28, 10, 1)]
+    items += [(1, 20, 32, 4, 2)]
+    ids, result = link(discs((4, 40, 60), items))
+    assert result.n_objects == 2
+    assert ids[0, 20, 20] == ids[1, 20, 20] != ids[1, 20, 32] == ids[2, 20, 27]
+
+
+def test_caps_in_the_last_slice_lie_wholly_inside():
+    """What sticks out may be the first slice of another object: nobody sees how it goes on."""
+    items = [(0, 20, 20, 9, 1), (1, 20, 20, 9, 1), (2, 20, 27, 4, 1)]
+    assert n_objects(items, (3, 40, 60)) == 2
+    assert n_objects([*items, (3, 5, 50, 4, 2)], (4, 40, 60)) == 2  # seen to end: one, and another
+    items[2] = (2, 20, 23, 4, 1)
+    assert n_objects(items, (3, 40, 60)) == 1
+
+
 def test_two_objects_that_a_slice_takes_for_one_stay_two():
     items = column(range(9), x=20, radius=7, value=1) + column(range(9), x=35, radius=7, value=2)
     items = [(z, y, x, r, 1 if z == 4 else v) for z, y, x, r, v in items]
@@ -250,6 +279,34 @@ def fork(direction=1):
 def test_branches_join_their_trunk(direction):
     _, result = link(fork(direction))
     assert (result.n_objects, result.n_branches) == (1, 1)
+
+
+def thick_fork(direction=1, n=2, aside=7):
+    """A trunk of three thick slices; its branches lie half beside it and move on apart."""
+    items = [(z, 20, 30 + side * 4, 5, 1) for z in range(3) for side in (-1, 1)]
+    items += [
+        (3 + z, 20, 30 + side * (aside + 3 * z), 5, 2 + side) for z in range(n) for side in (-1, 1)
+    ]
+    return discs((3 + n, 40, 60), items)[::direction]
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_branches_between_thick_slices_join_their_trunk(direction):
+    """The stack ends before the branches are three slices long."""
+    _, result = link(thick_fork(direction))
+    assert (result.n_objects, result.n_branches) == (1, 1)
+
+
+def test_branches_that_are_seen_to_end_are_none():
+    labels = np.concatenate([thick_fork(), discs((1, 40, 60), [(0, 5, 5, 3, 1)])])
+    assert link(labels)[1].n_branches == 0
+
+
+def test_in_packed_tissue_equal_areas_say_nothing():
+    """Where every voxel belongs to something, all outlines have the same area on both sides."""
+    labels = thick_fork()
+    labels[labels == 0] = 9
+    assert link(labels)[1].n_branches == 0
 
 
 def test_objects_that_touch_for_a_few_slices_do_not_branch():
@@ -354,6 +411,36 @@ def test_nuclei_with_slices_missing(nuclei, step):
     labels[3::6] = 0
     ours, theirs = scores(reference, labels)
     assert ours >= theirs + 0.2
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 8])
+def test_tubes_that_branch_at_any_anisotropy(step):
+    items = [
+        (z, y, x + side * (4.5 + max(0, z - 24) * 0.35), 4.6 + side * 0.4, y * 40 + x)
+        for z in range(2, 46) for y in (20, 60) for x in (20, 60) for side in (-1, 1)
+    ]  # fmt: skip
+    reference = discs((48, 80, 80), items)[::step]
+    from lamella.instances import label_components
+
+    ours, theirs = scores(reference, np.stack([label_components(p).labels for p in reference]))
+    assert ours == 1
+    assert theirs <= 0.5
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_ovule_with_slices_missing(data_dir, step):
+    import h5py
+
+    with h5py.File(data_dir / "fluorescence/plantseg/sample_ovule.h5") as file:
+        volume = file["label"][...]
+    found = []
+    for start in range(0, step, max(1, step // 4)):
+        reference = volume[start::step]
+        labels = as_slices(reference, seed=start)
+        labels[1:-1:5] = 0
+        found.append(scores(reference, labels))
+    ours, theirs = np.mean(found, axis=0)
+    assert ours >= theirs + 0.05
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 8])

@@ -11,16 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lamella.instances.branching import Chains, find_branches
 from lamella.instances.link_options import Linking, LinkOptions
 from lamella.instances.matching import match_pairs
 from lamella.instances.overlap_graph import OverlapGraph
+from lamella.instances.parting import find_partings
 
 __all__ = ["link_sections"]
 
 NESTED = 0.75
 """Share of the smaller section inside the larger from which it is a cap, a piece or a branch."""
+NESTED_AT_BORDER = 0.95
+"""The same for caps in the first and last slice, where nothing tells whether they end there."""
 DRIFT = 0.35
 """How far two displacements of one object may differ, in radii of the smaller section."""
+WAIST = 1.1
+"""From how much larger neighbours, in areas, a section is a waist."""
+OFF_CENTRE = 0.25
+"""Distance of the centroids, in radii of the larger section, from which a waist parts objects."""
 REACH = 4.0
 """Farthest centroid of a link, in equivalent radii of the larger section, unless given."""
 GAP_IOU = 0.5
@@ -33,13 +41,8 @@ BAD_SLICE = 0.5
 """Share of sections that go on behind a slice, not in it, from which the slice counts as bad."""
 MANY = 3
 """Sections that the slices beside a bad one must have; fewer are no majority."""
-BRANCH_COVER = 0.75
-"""Share of a trunk that its branches must make up together."""
-BRANCH_LENGTH = 3
-"""Sections that each branch must have; the trunk as many as the longer one."""
-LONG = 16
-"""Sections from which a trunk is long enough for every branch."""
-
+_N_MATCHINGS = 2
+"""Links are chosen, waists cut, and links chosen again without them."""
 _UNIT = 2**20
 
 
@@ -73,6 +76,9 @@ class _Linker:
         self.gain = self._gains()
         self.shift = (graph.centroid[self.b] - graph.centroid[self.a]) * spacing
         self.radius = np.sqrt(area * spacing[0] * spacing[1] / np.pi)
+        self.is_near = (self.distance == 1) & self._is_in_reach()
+        is_alike = self.is_near & (self.iou >= options.min_overlap_ratio)
+        self.partings = find_partings(graph, spacing, self.is_near, is_alike, self.gain)
         self.following = np.full(self.n, -1)
         self.preceding = np.full(self.n, -1)
         self.joins: list[NDArray[np.int64]] = []
@@ -102,13 +108,20 @@ class _Linker:
     def _allowed(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Edges between neighbouring slices that may be links: strong ones and caps."""
         least = self.options.min_overlap_ratio
-        is_near = (self.distance == 1) & self._is_in_reach()
-        strong = is_near & (self.weight >= least)
-        caps = is_near & ~strong & (self.inside >= NESTED)
-        displaced = is_near & ~strong & ~caps & (self.iou >= least)
+        strong = self.is_near & (self.weight >= least)
+        strong |= self.partings.from_stem | self.partings.onward
+        caps = self.is_near & ~strong & (self.inside >= self._nested())
+        displaced = self.is_near & ~strong & ~caps & (self.iou >= least)
         moved = np.flatnonzero(displaced)
-        strong[moved[self._is_drift(moved, is_near & (self.iou >= least))]] = True
+        strong[moved[self._is_drift(moved, self.is_near & (self.iou >= least))]] = True
         return strong, caps
+
+    def _nested(self) -> NDArray[np.float64]:
+        """How much of the smaller section of every edge must lie inside the larger, for a cap."""
+        area = self.graph.area
+        is_a_small = area[self.a] < area[self.b]
+        beyond = np.where(is_a_small, self.graph.rank[self.a] - 1, self.graph.rank[self.b] + 1)
+        return np.where(self.graph.has_sections(beyond), NESTED, NESTED_AT_BORDER)
 
     def _is_in_reach(self) -> NDArray[np.bool_]:
         limit = self.options.max_centroid_distance
@@ -134,19 +147,32 @@ class _Linker:
         return result
 
     def _link(self, strong: NDArray[np.bool_], caps: NDArray[np.bool_]) -> None:
-        """One to one; then caps that lie in a waist are cut off again."""
+        """One to one; then what lies in a waist is cut again, and what it kept apart linked."""
         edges = np.flatnonzero(strong | caps)
-        chosen = edges[match_pairs(self.a[edges], self.b[edges], self.gain[edges], self.n)]
-        self.following[self.a[chosen]] = self.b[chosen]
-        self.preceding[self.b[chosen]] = self.a[chosen]
-        weak = chosen[caps[chosen]]
-        a, b, area = self.a[weak], self.b[weak], self.graph.area
+        for _ in range(_N_MATCHINGS):
+            chosen = edges[match_pairs(self.a[edges], self.b[edges], self.gain[edges], self.n)]
+            self.following[:] = self.preceding[:] = -1
+            self.following[self.a[chosen]] = self.b[chosen]
+            self.preceding[self.b[chosen]] = self.a[chosen]
+            cut = chosen[self._is_waist(chosen, caps[chosen])]
+            self.following[self.a[cut]] = self.preceding[self.b[cut]] = -1
+            if not len(cut):
+                break
+            edges = np.setdiff1d(edges, cut, assume_unique=True)
+
+    def _is_waist(self, edges: NDArray[np.int64], is_cap: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which links lie in a waist: the smaller of the two sections is larger again beyond."""
+        area, a, b = self.graph.area, self.a[edges], self.b[edges]
         is_a_small = area[a] < area[b]
-        small = np.where(is_a_small, a, b)
+        small, large = np.where(is_a_small, a, b), np.where(is_a_small, b, a)
         beyond = np.where(is_a_small, self.preceding[a], self.following[b])
-        is_waist = (beyond >= 0) & (area[beyond] > area[small])
-        self.following[a[is_waist]] = -1
-        self.preceding[b[is_waist]] = -1
+        behind = np.where(is_a_small, self.following[b], self.preceding[a])
+        beyond, behind = (np.where(at >= 0, area[at], 0) for at in (beyond, behind))
+        far = np.hypot(self.shift[edges, 0], self.shift[edges, 1])
+        is_waist = np.minimum(beyond, area[large]) > WAIST * area[small]
+        is_waist &= (behind > WAIST * area[large]) | (self.iou[edges] < GAP_IOU)
+        is_waist &= (far > OFF_CENTRE * self.radius[large]) & ~self.partings.from_stem[edges]
+        return np.where(is_cap, beyond > area[small], is_waist)
 
     # -- missing and bad slices
 
@@ -245,95 +271,10 @@ class _Linker:
 
     def _branch(self) -> int:
         """Join what a trunk splits into, in either direction."""
-        of = self._objects()
-        first, last = self._reach(of)
-        found: list[NDArray[np.int64]] = []
-        stems: list[NDArray[np.int64]] = []
-        rank = self.graph.rank
-        nested = np.flatnonzero((self.distance == 1) & (self.inside >= NESTED))
-        for trunk, twig, away, back, is_end in (
-            (self.a, self.b, self.following, self.preceding, first[of] == rank),
-            (self.b, self.a, self.preceding, self.following, last[of] == rank),
-        ):
-            edges = nested[is_end[twig[nested]] & (away[trunk[nested]] >= 0)]
-            edges = edges[of[trunk[edges]] != of[twig[edges]]]
-            stem, new, old = trunk[edges], twig[edges], away[trunk[edges]]
-            edges = edges[
-                self._is_covered(stem, new, old) & self._is_long(stem, new, old, away, back)
-            ]
-            found.append(edges)
-            stems.append(trunk[edges])
-        is_cross = self._cross(of, stems)
-        edges = np.concatenate([e[~c] for e, c in zip(found, is_cross, strict=True)])
+        chains = Chains(self.graph, self.following, self.preceding, self._objects())
+        edges = find_branches(chains, self.inside >= NESTED, self.partings.from_stem)
         self.joins.append(np.stack([self.a[edges], self.b[edges]], axis=1))
         return len(edges)
-
-    def _cross(
-        self, of: NDArray[np.int64], stems: list[NDArray[np.int64]]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which splits come after a merging of the same trunk, and which mergings before one.
-
-        A trunk with two ends on either side is two objects that touch.
-        """
-        rank = self.graph.rank
-        splits, merges = stems
-        earliest = np.full(self.n, np.iinfo(np.int64).max)
-        latest = np.full(self.n, -1)
-        np.minimum.at(earliest, of[merges], rank[merges])
-        np.maximum.at(latest, of[splits], rank[splits])
-        return earliest[of[splits]] <= rank[splits], latest[of[merges]] >= rank[merges]
-
-    def _is_covered(
-        self, stem: NDArray[np.int64], new: NDArray[np.int64], old: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Whether the two branches together are the trunk, and either alone is not."""
-        area = self.graph.area
-        shared_new = self._shared(np.minimum(stem, new), np.maximum(stem, new))
-        shared_old = self._shared(np.minimum(stem, old), np.maximum(stem, old))
-        together = shared_new + shared_old
-        is_trunk = together >= BRANCH_COVER * area[stem]
-        is_trunk &= together >= BRANCH_COVER * (area[new] + area[old])
-        # A twig that is a sliver of the trunk is a cap of something else.
-        return is_trunk & (shared_new >= 0.2 * area[stem]) & (shared_old < 0.8 * area[stem])
-
-    def _shared(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Voxels in common, of pairs that have an edge."""
-        keys = self.a * np.int64(max(1, self.n)) + self.b
-        at = np.minimum(np.searchsorted(keys, a * np.int64(max(1, self.n)) + b), len(keys) - 1)
-        return self.graph.edges[at, 3]
-
-    def _is_long(
-        self,
-        stem: NDArray[np.int64],
-        new: NDArray[np.int64],
-        old: NDArray[np.int64],
-        away: NDArray[np.int64],
-        back: NDArray[np.int64],
-    ) -> NDArray[np.bool_]:
-        """Whether branches go on, and the trunk is as long as they are while it stays as thick.
-
-        A trunk that is as large as its branches together for a few slices only is two objects
-        that touch, and were taken for one there.
-        """
-        length_new = self._run_lengths(new, away, np.zeros(len(new)))
-        length_old = self._run_lengths(old, away, np.zeros(len(old)))
-        trunk = self._run_lengths(stem, back, BRANCH_COVER * self.graph.area[stem])
-        shorter, longer = np.minimum(length_new, length_old), np.maximum(length_new, length_old)
-        return (shorter >= BRANCH_LENGTH) & (trunk >= longer)
-
-    def _run_lengths(
-        self, start: NDArray[np.int64], links: NDArray[np.int64], least: NDArray[Any]
-    ) -> NDArray[np.int64]:
-        """Sections from some sections on, themselves included, while they are large enough."""
-        length = np.zeros(len(start), np.int64)
-        at, is_on = start, np.ones(len(start), bool)
-        for _ in range(LONG):
-            is_on &= (at >= 0) & (self.graph.area[at] >= least)
-            if not is_on.any():
-                break
-            length += is_on
-            at = np.where(is_on, links[at], -1)
-        return length
 
     # -- bookkeeping
 

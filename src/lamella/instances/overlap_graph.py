@@ -70,6 +70,18 @@ class OverlapGraph:
         """int64, (n,); slice of every section."""
         return np.repeat(np.arange(len(self.offset) - 1), np.diff(self.offset))
 
+    def has_sections(self, rank: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether there are sections at some ranks, int64, any shape.
+
+        There are none before the first, behind the last, and where empty slices part the volume.
+
+        Args:
+            rank: from one before the first to one behind the last.
+        """
+        is_known = np.zeros(int(self.rank.max(initial=-1)) + 3, bool)
+        is_known[self.rank + 1] = True
+        return is_known[rank + 1]
+
 
 def build_overlap_graph(
     labels: LazyArray,
