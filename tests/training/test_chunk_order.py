@@ -28,6 +28,7 @@ class Chunked:
     """A source whose patches are the numbers that were drawn."""
 
     info = None
+    has_chunks = True
 
     def draw_near(self, place, rng, shape):
         number = np.float32([place.random(), rng.random()])
@@ -120,6 +121,14 @@ def test_other_sources_are_drawn_from_as_ever():
     expected = np.random.default_rng([5, 17])
     assert sample.image[0] == np.float32(expected.random())
     assert rng.random() == expected.random()
+
+
+def test_a_source_without_chunks_is_drawn_from_as_ever():
+    source = Chunked()
+    source.has_chunks = False
+    sample, _ = PatchOrder(5, 2).draw(source, 17, (4,))
+    expected = np.random.default_rng([5, 17]).random(2).astype(np.float32)
+    np.testing.assert_array_equal(sample.image, expected)
 
 
 @pytest.mark.parametrize("settings", [{"batch": 0}, {"lanes": 0}, {"group": 0}, {"seed": -1}])

@@ -102,7 +102,7 @@ class PatchOrder:
             The patch, and its own generator, for augmentation.
         """
         place, own = self.generators(number)
-        if isinstance(source, NearbySource):
+        if isinstance(source, NearbySource) and source.has_chunks:
             return source.draw_near(place, own, shape), own
         return source.draw(own, shape), own
 

@@ -101,6 +101,13 @@ class NearbySource(Protocol):
         * a patch's distribution is that of ``draw``, which is ``draw_near(rng, rng, shape)``.
     """
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether any data lie in chunks that are decoded again and again; else ``draw`` is used,
+        and patches are independent. Follows from the data alone.
+        """  # noqa: D205 - one thought
+        ...
+
     def draw_near(
         self, place: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
     ) -> Sample:
