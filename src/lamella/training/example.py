@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lamella.inference.confidence import sigmoid, to_uint8
-from lamella.inference.instance_maps import decode_maps, decoder_options, linear_outputs
-from lamella.inference.normalise import Normaliser
-from lamella.inference.slab import VolumeSlabs
-from lamella.inference.statistics import measure
+from lamella.inference.whole import labels_of_logits, normalised_whole
 from lamella.io.format import SaveOptions, save_volume
 from lamella.volume.box import Box
-from lamella.volume.labels import LabelClass, Labels
 from lamella.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -33,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lamella.training.source import PatchSource, Region
+    from lamella.volume.labels import Labels
     from lamella.wire.card import ModelCard, NormalisationDoc
     from lamella.wire.request import SpacingDoc
 
@@ -42,7 +38,6 @@ __all__ = [
     "Example",
     "labels_of",
     "make_example",
-    "normalised",
     "write_example",
 ]
 
@@ -122,7 +117,7 @@ def labels_of(network: nn.Module, card: ModelCard, volume: Volume) -> Labels:
         card: of the model.
         volume: intensities.
     """
-    image = normalised(volume, card)[:, 0] if card.axes == "yx" else normalised(volume, card)
+    image = normalised_whole(volume, card)
     # As inference does: an image smaller than the tile lies in its middle, zeros around it.
     before = [(t - n) // 2 for t, n in zip(card.tile, image.shape[1:], strict=True)]
     inner = tuple(slice(b, b + n) for b, n in zip(before, image.shape[1:], strict=True))
@@ -130,19 +125,7 @@ def labels_of(network: nn.Module, card: ModelCard, volume: Volume) -> Labels:
     tile[(0, slice(None), *inner)] = image
     with torch.no_grad():
         logits = network(torch.from_numpy(tile)).float().numpy()[0][(slice(None), *inner)]
-    data = _decoded(logits, card, volume.spacing.values)
-    classes = tuple(LabelClass(c.value, c.name, c.color) for c in card.classes if c.value)
-    return Labels.like(
-        volume, data, classes=classes, is_instance=card.task == "instance", name="example labels"
-    )
-
-
-def normalised(volume: Volume, card: ModelCard) -> NDArray[np.float32]:
-    """An image as the network sees it, normalised by its own statistics, float32 (c, z, y, x)."""
-    slabs = VolumeSlabs(volume)
-    finding = measure(slabs, card.normalisation)
-    normaliser = Normaliser.resolve(card.normalisation, finding.statistics)
-    return normaliser.apply(slabs.read(Box.from_shape(slabs.shape)), 0)
+    return labels_of_logits(logits, card, volume)
 
 
 def write_example(example: Example, labels: Labels, folder: Path) -> dict[str, Path]:
@@ -195,21 +178,3 @@ def _as_intensities(image: NDArray[np.float32], doc: NormalisationDoc) -> NDArra
         return image.astype(np.float32)
     low, high = float(image.min()), float(image.max())
     return np.rint((image - low) / (high - low) * 65535).astype(np.uint16)
-
-
-def _decoded(
-    logits: NDArray[np.float32], card: ModelCard, spacing: Sequence[float]
-) -> NDArray[np.unsignedinteger]:
-    decoder = card.decoder
-    if decoder.kind == "argmax":
-        return logits.argmax(0).astype(np.uint8 if len(logits) <= 256 else np.uint16)
-    if decoder.kind == "threshold":
-        threshold = float(str(decoder.parameters.get("threshold", 0.5)))
-        probability = sigmoid(logits)
-        found = probability.argmax(0) + 1
-        return np.where(probability.max(0) > threshold, found, 0).astype(np.uint8)
-    linear = linear_outputs(decoder, card.n_outputs)
-    maps = np.stack(
-        [to_uint8(one if k in linear else sigmoid(one)) for k, one in enumerate(logits)]
-    )
-    return decode_maps(maps, decoder.kind, spacing, decoder_options(decoder))
