@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamella.cli.console import table
+from lamella.cli.models_export import export_command
 from lamella.cli.models_keep import (
-    export_command,
     gc_command,
     import_command,
     move_command,

@@ -1,4 +1,4 @@
-"""``lamella models pull|import|export|remove|gc|move``: what changes the models folder."""
+"""``lamella models pull|import|remove|gc|move``: what changes the models folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from lamella.workflows.model_store import Wanted
 
 __all__ = [
-    "export_command",
     "gc_command",
     "import_command",
     "move_command",
@@ -143,24 +142,6 @@ def import_command(
         f"{result.id}: {result.title or 'a model'} of {result.engine}, {how}\n"
         f"use it with --model {result.usage}",
     )
-
-
-@click.command(name="export")
-@click.argument("model")
-@click.option(
-    "-o", "--output", type=_PATH, default=Path(), help="A zip, or a folder for MODEL.zip."
-)
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
-@answer_options
-def export_command(model: str, output: Path, overwrite: bool, **words: Any) -> None:
-    """Write MODEL as a zip that `lamella models import` takes elsewhere, bit by bit the same."""
-    from lamella.models.package import export_model
-
-    console = console_of(words)
-    with console.running() as sink:
-        path = export_model(model, output, _places(), sink, overwrite=overwrite)
-    n_bytes = path.stat().st_size
-    console.answer({"path": str(path), "n_bytes": n_bytes}, f"{path} ({size_text(n_bytes)})")
 
 
 @click.command(name="remove")

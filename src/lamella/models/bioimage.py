@@ -55,29 +55,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lamella.core.progress import ProgressSink
+    from lamella.models.bioimage_options import BioimageOptions
     from lamella.models.folder import ModelFolder
     from lamella.volume.labels import Labels
 
-__all__ = ["BioimageOptions", "TestTensors", "check_terms", "write_bioimage"]
+__all__ = ["TestTensors", "check_terms", "write_bioimage"]
 
 _PURPOSE = "writing a BioImage.io package"
 _YAML = "bioimageio.yaml"
 _MAX_DESCRIPTION = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BioimageOptions:
-    """What a card does not say.
-
-    Attributes:
-        authors: names of the model's authors, each with an affiliation behind a comma if wanted.
-        licence: SPDX id in place of the card's licence.
-        tags: more words to be found by.
-    """
-
-    authors: tuple[str, ...] = ()
-    licence: str = ""
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

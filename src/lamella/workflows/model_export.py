@@ -18,12 +18,13 @@ from lamella.core.errors import InputError, LamellaError, ModelError, OutputExis
 from lamella.core.optional import require
 from lamella.core.progress import Progress
 from lamella.core.storage import storage_error
+from lamella.models.bioimage_options import BioimageOptions
 from lamella.volume.volume import Volume
 
 if TYPE_CHECKING:
     from lamella.core.places import Places
     from lamella.core.progress import ProgressSink
-    from lamella.models.bioimage import BioimageOptions, TestTensors
+    from lamella.models.bioimage import TestTensors
     from lamella.models.folder import ModelFolder
     from lamella.wire.card import ModelCard
 
@@ -83,8 +84,7 @@ def export_graph(
         OutputExistsError: the file exists.
         StorageError: it cannot be written.
     """
-    from lamella.models.bioimage import BioimageOptions
-
+    _check_packages(format_id)
     folder = _own_model(reference, places)
     path = _path(target, folder.card.id, format_id, overwrite=overwrite)
     options = options or BioimageOptions()
@@ -124,6 +124,14 @@ def example_of(folder: ModelFolder) -> Volume:
         axes="c" * (card.n_channels > 1) + card.axes,
         spacing=None if card.spacing is None else card.spacing.to_spacing(),
     )
+
+
+def _check_packages(format_id: ExportFormat) -> None:
+    needed = ["torch", "onnx", "onnxruntime"]
+    if format_id == "bioimageio":
+        needed += ["bioimageio.spec", "bioimageio.core"]
+    for package in needed:
+        require(package, extra="export", purpose=f"exporting a model as {format_id}")
 
 
 def _own_model(reference: str, places: Places) -> ModelFolder:
