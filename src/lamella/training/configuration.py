@@ -142,7 +142,7 @@ class CellmapConfig(Document):
     kind: Literal["cellmap"] = "cellmap"
     root: str
     """Folder or address with the data sets."""
-    spacing: tuple[float, float, float] = (8.0, 8.0, 8.0)
+    spacing: tuple[Positive, Positive, Positive] = (8.0, 8.0, 8.0)
     """Voxels that the network sees, nm."""
     data_sets: tuple[str, ...] = ()
     """Patterns of data sets; empty: all."""

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CellmapPrediction", "PredictOptions", "PredictedLabel", "predict_cellmap"]
 
+_COMPRESSION = 8
+"""Voxels of a class that take a byte on disk, or less."""
 _OBJECT_DECODERS = ("boundary_watershed", "distance_watershed", "affinities", "flows")
 
 
@@ -201,6 +203,7 @@ class _Job:
             network=self._network.settings,
             warnings=self.warnings,
         )
+        sink.emit(Progress("looking at crops", 1, 1))
         done: list[PredictedLabel] = []
         todo: list[CropWish] = []
         for wish in wishes:
@@ -212,7 +215,6 @@ class _Job:
                     left.append(label)
             if left:
                 todo.append(wish.only(left))
-        # The worst case: nothing compresses, and ids lie beside masks.
         self._folder.check_room(sum(_bytes_of(wish) for wish in todo))
         passes = [self._plan(wish) for wish in todo]
         progress = TileProgress(sink, sum(one.plan.n_tiles for one in passes))
@@ -405,7 +407,8 @@ def _classes_of(model: ModelFolder, asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def _bytes_of(wish: CropWish) -> int:
-    return 5 * len(wish.labels) * math.prod(wish.grid.shape)
+    """Roughly what a crop takes: masks and ids are mostly one value, and compress well."""
+    return len(wish.labels) * math.prod(wish.grid.shape) // _COMPRESSION
 
 
 def _flat(wishes: Sequence[CropWish]) -> list[tuple[CropWish, WantedLabel]]:

@@ -26,6 +26,7 @@ from lamella.training.cellmap.split import split_crops
 from lamella.training.cellmap.survey import survey_crops
 from lamella.training.cellmap.tree import Tree
 from lamella.training.cellmap.view import Chunks, find_view
+from lamella.training.chunk_order import draw_point, draw_start
 from lamella.training.source import SourceInfo
 from lamella.volume.box import Box
 from lamella.wire.card import NormalisationDoc
@@ -46,6 +47,8 @@ __all__ = ["CellmapSource", "CropRegion", "fixed_normalisation"]
 _TOLERATED_RATIO = 1.25
 _N_TRIES = 16
 """Voxels tried until one with raw data is found."""
+_KEPT_BYTES = 2**28
+"""Raw data and labels up to this size stay decoded in every worker; half of its cache."""
 _EIGHT_BITS = NormalisationDoc(kind="fixed", mean=127.5, std=63.75)
 
 
@@ -111,7 +114,23 @@ class CellmapSource:
         Raises:
             UnreadableFileError: a chunk that cannot be decoded.
         """
-        place, point = self._choose(rng)
+        return self.draw_near(rng, rng, shape)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether the crops are too much to be kept decoded."""
+        decoded = sum(self._views[place.key].reach.size for place in self._places["train"])
+        return 2 * decoded > _KEPT_BYTES
+
+    def draw_near(
+        self, near: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> Sample:
+        """A patch near the others of its group; see ``NearbySource``.
+
+        Raises:
+            UnreadableFileError: a chunk that cannot be decoded.
+        """
+        place, point = self._choose(near, rng, shape)
         view = self._views[place.key]
         start = [
             _start(rng, n, int(p), a, b)
@@ -199,20 +218,23 @@ class CellmapSource:
 
     # -- choice
 
-    def _choose(self, rng: np.random.Generator) -> tuple[CropPlace, NDArray[np.integer]]:
-        """A crop and a voxel of it that the patch shall show."""
+    def _choose(
+        self, near: np.random.Generator, rng: np.random.Generator, shape: tuple[int, ...]
+    ) -> tuple[CropPlace, NDArray[np.integer]]:
+        """A crop (by ``near``) and a voxel of it that the patch shall show (by both)."""
         names = list(self._candidates)
-        if names and rng.random() < self._config.class_balance:
-            name = names[rng.integers(len(names))]
+        if names and near.random() < self._config.class_balance:
+            name = names[near.integers(len(names))]
             places = self._candidates[name]
-            for i in rng.permutation(len(places)):
+            for i in near.permutation(len(places)):
                 points = self._points_of(places[i], name)
                 if len(points):
-                    return places[i], points[rng.integers(len(points))]
+                    return places[i], np.array(draw_point(near, rng, points, shape, shape))
         train = self._places["train"]
-        place = train[min(int(np.searchsorted(self._shares, rng.random())), len(train) - 1)]
+        place = train[min(int(np.searchsorted(self._shares, near.random())), len(train) - 1)]
         crop = self._views[place.key].crop
-        points = rng.integers(crop.start, crop.stop, (_N_TRIES, 3))
+        one = (1, 1, 1)
+        points = np.array([draw_start(near, rng, crop, one, shape) for _ in range(_N_TRIES)])
         fetched = np.flatnonzero(self._views[place.key].are_fetched(points))
         return place, points[fetched[0] if len(fetched) else 0]
 

@@ -135,7 +135,7 @@ class PredictionFolder:
         free = int(shutil.disk_usage(folder).free * (1 - _SPARE))
         if n_bytes > free:
             raise StorageError(
-                f"{self.path} needs up to {n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+                f"{self.path} needs about {n_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
                 hint="choose another disk, or fewer crops with --crop",
             )
 
