@@ -77,7 +77,7 @@ def build_training_network(
     if config.network.start:
         _load_start(network, find_model(config.network.start, places))
     layout = torch.channels_last if descriptor.axes == "yx" else torch.channels_last_3d
-    return network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return network.to(memory_format=layout)
 
 
 def build_training_loss(config: TrainConfig, task: Task) -> Loss:
@@ -178,7 +178,7 @@ def _load_start(network: nn.Module, folder: ModelFolder) -> None:
     }
     if len(fitting) < len(own) / 2:
         raise ModelError(
-            f"network.start: {len(fitting)} of {len(own)} weights of {folder.path} fit this network",
+            f"network.start: {len(fitting)} of {len(own)} weights of {folder.path} fit here",
             hint=f"it was made with network {folder.card.network.id!r} and"
             f" {folder.card.network.arguments}: use the same",
         )

@@ -63,8 +63,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         document: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnreadableFileError(
-            f"{path} is no readable checkpoint: {str(error).splitlines()[0]}",
+            f"{path} is no readable checkpoint: {reason}",
             hint="start anew with --fresh, or put another of the run's checkpoints in its place",
         ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -65,7 +65,7 @@ def draw_curves(history: History, heading: Heading) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "font.size": 11, "axes.edgecolor": _FAINT, "axes.labelcolor": _INK, "text.color": _INK,
         "xtick.color": _FAINT, "ytick.color": _FAINT, "axes.spines.top": False,
         "axes.spines.right": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
@@ -73,7 +73,8 @@ def draw_curves(history: History, heading: Heading) -> bytes:
     }  # fmt: skip
     with mpl.rc_context(style):
         figure = Figure(figsize=(12.0, 7.0), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.12)  # pyright: ignore[reportOptionalMemberAccess]
+        layout: Any = figure.get_layout_engine()
+        layout.set(h_pad=0.08, w_pad=0.12)
         figure.suptitle(
             _headline(history, heading), x=0.012, ha="left", fontsize=14, fontweight="bold"
         )
@@ -188,7 +189,7 @@ def _draw_scores(axes: Any, history: History, heading: Heading) -> None:
     if best is not None and _is(best.score):
         axes.plot([best.step], [best.score], marker="*", markersize=17, color="#F2B705",
                   markeredgecolor=_INK, markeredgewidth=0.8, linestyle="none", zorder=5,
-                  label=f"best: {best.score:.3f}")  # fmt: skip
+                  label=f"best: {best.score:.3f}", clip_on=False)  # fmt: skip
     hidden = len(history.classes) - len(shown)
     axes.legend(
         loc="lower right", fontsize=10, ncols=2 if len(shown) > 4 else 1,

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lamella.core.errors import InputError, LamellaError, RunCancelledError, RunError
+from lamella.core.errors import LamellaError, RunCancelledError, RunError
 from lamella.core.progress import SilentSink
 from lamella.core.storage import is_disk_full, storage_error
 from lamella.training.build import build_training_loss, build_training_network
-from lamella.training.chunk_order import PatchOrder
 from lamella.training.checkpoint import read_checkpoint
+from lamella.training.chunk_order import PatchOrder
 from lamella.training.compose import augment_options
 from lamella.training.history import History
 from lamella.training.patches import PatchDataset, PatchNumbers, make_loader
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lamella.core.places import Places
-    from lamella.core.progress import ProgressSink
     from lamella.training.configuration import TrainConfig
     from lamella.training.result import Result
     from lamella.training.source import PatchSource
     from lamella.training.task import Task
+    from lamella.wire.event import EventSink
 
 __all__ = ["TrainOptions", "TrainResult", "build_data", "train", "train_on"]
 
@@ -108,7 +108,7 @@ def train(
     run_dir: Path,
     options: TrainOptions | None = None,
     *,
-    sink: ProgressSink | None = None,
+    sink: EventSink | None = None,
 ) -> TrainResult:
     """Train, and write the model.
 
@@ -135,7 +135,7 @@ def train_on(
     run_dir: Path,
     options: TrainOptions | None = None,
     *,
-    sink: ProgressSink | None = None,
+    sink: EventSink | None = None,
 ) -> TrainResult:
     """Train on data of one's own; see :func:`train`.
 
@@ -147,7 +147,7 @@ def train_on(
         options: how it is begun.
         sink: hears of progress and may cancel.
     """
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from lamella.training.callbacks.boards import check_loggers
 
@@ -198,8 +198,17 @@ class _Work:
 
     def fit(self) -> None:
         """Make the steps that are left."""
-        from lamella.training.callbacks import averaging, boards, guard, judge, keeper, limit
-        from lamella.training.callbacks import pictures, recorder, reporter
+        from lamella.training.callbacks import (
+            averaging,
+            boards,
+            guard,
+            judge,
+            keeper,
+            limit,
+            pictures,
+            recorder,
+            reporter,
+        )
         from lamella.training.module import TrainingModule
 
         session, config = self.session, self.session.config
@@ -277,7 +286,7 @@ def _session(
     task: Task,
     loss: Any,
     run_dir: Path,
-    sink: ProgressSink,
+    sink: EventSink,
     document: dict[str, Any] | None,
 ) -> Session:
     """Everything the callbacks share, at the step of the checkpoint."""
@@ -410,7 +419,7 @@ def _has_unused(network: nn.Module, session: Session) -> bool:
     batch = {
         name: torch.stack([item[name] for item in items]) for name in items[0] if name != "number"
     }
-    outputs = trial(batch["image"])
+    outputs: Any = trial(batch["image"])
     target = session.task.target(batch["values"], batch["valid"])
     if not isinstance(outputs, torch.Tensor):
         outputs = list(outputs)

@@ -84,7 +84,7 @@ def prepare(run_dir: Path, config: TrainConfig, *, resume: bool, fresh: bool) ->
         state = read_summary(run_dir).get("state", "unfinished")
         raise OutputExistsError(
             f"{run_dir} holds a training ({state})",
-            hint="go on with it with --resume, train anew with --fresh, or choose another --run-dir",
+            hint="--resume goes on with it, --fresh trains anew; or choose another --run-dir",
             details={"state": state},
         )
     try:
@@ -133,7 +133,10 @@ def write_provenance(run_dir: Path, session: Mapping[str, Any]) -> None:
 
 
 def _check_empty(run_dir: Path) -> None:
-    if run_dir.is_file() or (run_dir.is_dir() and any(run_dir.iterdir())):
+    allowed = {"learning_rate.png"}
+    if run_dir.is_file() or (
+        run_dir.is_dir() and any(path.name not in allowed for path in run_dir.iterdir())
+    ):
         raise InputError(
             f"{run_dir} holds something else than a training", hint="choose another --run-dir"
         )
@@ -147,13 +150,10 @@ def _check_same(before: TrainConfig, now: TrainConfig, run_dir: Path) -> None:
         if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
     ]
     if changed:
-        shown = "; ".join(
-            f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4]
-        )
+        shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4])
         raise InputError(
             f"{run_dir} was begun with another configuration: {shown}",
-            hint=f"go on as it was with `lamella train {run_dir} --resume`, or train anew in another"
-            " --run-dir",
+            hint=f"`lamella train --resume {run_dir}` goes on as it was; or choose another --run-dir",
             details={"changed": changed},
         )
 
@@ -171,7 +171,7 @@ def _clear(run_dir: Path) -> None:
     """Delete what a training leaves, and nothing else."""
     names = (
         CONFIG_NAME, PROVENANCE, SUMMARY, CHECKPOINTS, "metrics.csv", "curves.png", "curves.html",
-        "tensorboard", "wandb", "model", "learning_rate.png", "learning_rate.json",
+        "tensorboard", "wandb", "model", "learning_rate.png",
     )  # fmt: skip
     try:
         for name in names:

@@ -11,13 +11,13 @@ from lamella.training.state import Clock, LoopState
 if TYPE_CHECKING:
     from torch import nn
 
-    from lamella.core.progress import ProgressSink
     from lamella.training.configuration import TrainConfig
     from lamella.training.history import History
     from lamella.training.losses import Loss
     from lamella.training.metrics import ClassScores
     from lamella.training.patches import PatchDataset, PatchLoader, PatchNumbers
     from lamella.training.task import Task
+    from lamella.wire.event import EventSink
 
 __all__ = ["CHECKPOINTS", "Session", "scored_classes"]
 
@@ -53,7 +53,7 @@ class Session:
     numbers: PatchNumbers
     loader: PatchLoader
     history: History
-    sink: ProgressSink
+    sink: EventSink
     state: LoopState = field(default_factory=LoopState)
     clock: Clock = field(default_factory=Clock)
     averaged: nn.Module | None = None

@@ -1,4 +1,4 @@
-"""Extents that a network can take: of patches, which are checked, and of tiles, which are fitted."""
+"""Extents that a network can take: patches are checked, tiles are fitted."""
 
 from __future__ import annotations
 

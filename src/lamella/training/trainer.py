@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,20 +29,12 @@ _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric")
 
 
-class Devices(tuple[str, int]):
-    """Kind of device (``cpu`` or ``cuda``) and how many of them."""
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Kind of device (``cpu`` or ``cuda``) and how many of them in this machine."""
 
-    __slots__ = ()
-
-    @property
-    def kind(self) -> str:
-        """``cpu`` or ``cuda``."""
-        return self[0]
-
-    @property
-    def count(self) -> int:
-        """In this machine."""
-        return self[1]
+    kind: str
+    count: int
 
 
 def choose_devices(config: TrainConfig) -> Devices:
@@ -58,11 +51,11 @@ def choose_devices(config: TrainConfig) -> Devices:
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, number = wanted.partition(":")
     if wanted == "auto":
-        chosen = Devices(("cuda", n_gpus)) if n_gpus else Devices(("cpu", 1))
+        chosen = Devices("cuda", n_gpus) if n_gpus else Devices("cpu", 1)
     elif kind in ("cpu", "cuda") and (not number or number.isdecimal()):
-        chosen = Devices((kind, int(number or 1)))
+        chosen = Devices(kind, int(number or 1))
     elif wanted.isdecimal():
-        chosen = Devices(("cuda", int(wanted)))
+        chosen = Devices("cuda", int(wanted))
     else:
         raise InputError(
             f"trainer.devices is {wanted!r}", hint="give auto, cpu, or a number of GPUs"

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lamella.core.progress import ProgressSink
     from lamella.training.configuration import TrainConfig
     from lamella.training.source import PatchSource
     from lamella.training.task import Task
+    from lamella.wire.event import EventSink
 
 __all__ = [
     "LearningRates",
@@ -142,7 +142,7 @@ def find_learning_rate(
     task: Task,
     *,
     n_steps: int = 100,
-    sink: ProgressSink | None = None,
+    sink: EventSink | None = None,
 ) -> LearningRates:
     """Raise the learning rate over some steps and suggest one.
 
@@ -230,7 +230,7 @@ def overfit_one_batch(
     task: Task,
     *,
     n_steps: int = 200,
-    sink: ProgressSink | None = None,
+    sink: EventSink | None = None,
 ) -> Overfitting:
     """Learn one batch by heart, not augmented.
 

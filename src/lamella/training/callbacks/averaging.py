@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Averaging", "averaged_copy"]
 
+_lerp: Any = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+
 
 def averaged_copy(network: torch.nn.Module) -> torch.nn.Module:
     """A copy that learns nothing by itself, in evaluation mode."""
@@ -66,7 +68,8 @@ class Averaging(Callback):
         self._seen = step
         decay = min(self._decay, step / (9 + step))
         floats = [pair for pair in self._pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+        # One kernel for all tensors instead of one each.
+        _lerp([a for a, _ in floats], [b for _, b in floats], 1 - decay)
         for average, value in self._pairs:
             if not average.is_floating_point():
                 average.copy_(value)

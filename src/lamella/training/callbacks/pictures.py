@@ -22,7 +22,7 @@ __all__ = ["CURVES_PAGE", "CURVES_PICTURE", "Pictures", "write_curves"]
 CURVES_PICTURE = "curves.png"
 CURVES_PAGE = "curves.html"
 _MOST_SHARE = 0.05
-"""Of the time that drawing may take; a training of milliseconds is not drawn at every validation."""
+"""Of the time that drawing may take; a training of milliseconds is seldom drawn."""
 
 _REASONS = {"time": "ended by its time limit", "patience": "ended early: nothing got better"}
 
