@@ -71,6 +71,9 @@ def test_numbered_slices_are_suspected():
     slices = [Pair(f"raw/{n:02d}.tif", (("", "l"),), specimen=f"raw/{n:02d}") for n in range(8)]
     config = SplitConfig()
     assert [f.code for f in leakage(assign_splits(slices, config), config)] == ["leakage_slices"]
+    for name, suspected in (("z_{:02d}", True), ("fly/img{}", True), ("case{}", False)):
+        named = [Pair(name.format(n), (("", "l"),), specimen=name.format(n)) for n in range(8)]
+        assert bool(leakage(assign_splits(named, config), config)) is suspected
     gaps = [pair for i, pair in enumerate(slices) if i != 3]
     assert not leakage(assign_splits(gaps, config), config)
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SPLITS", "assign_splits", "groups_of", "leakage"]
 
+_NUMBERED = re.compile(
+    r"^((?:.*[/_. -])?(?:|z|s|slices?|sections?|sec|img|images?|frames?|planes?)[_. -]?)(\d+)$",
+    re.I,
+)
+"""Names of slices: a number, or one behind a word for slices (not ``case12``)."""
 SPLITS = ("train", "validation", "test")
 _WAYS_OUT = (
     "add data of another specimen, or set data.split.by=file (files of one specimen on both"
@@ -184,15 +189,14 @@ def _take(by_unit: dict[str, str], split: str, fraction: float, config: SplitCon
 
 
 def _are_slices(pairs: Sequence[Pair]) -> bool:
-    """Whether names differ in nothing but a number that counts up, and several sides are used."""
+    """Whether names are numbers that count up, as those of slices, and several sides are used."""
     if len(pairs) < 5 or len({pair.split for pair in pairs if pair.split}) < 2:
         return False
     if len({pair.specimen for pair in pairs}) != len(pairs):
         return False
     stems = [without_suffix(split_location(pair.image)[0]) for pair in pairs]
-    ends = [re.search(r"^(.*?)(\d+)$", stem) for stem in stems]
-    if any(end is None for end in ends):
-        return False
-    heads = {end.group(1) for end in ends if end is not None}
+    ends = [_NUMBERED.search(stem) for stem in stems]
     numbers = sorted(int(end.group(2)) for end in ends if end is not None)
-    return len(heads) == 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if len(numbers) < len(stems) or len({end.group(1) for end in ends if end is not None}) != 1:
+        return False
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
