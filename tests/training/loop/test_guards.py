@@ -77,7 +77,7 @@ def test_a_rate_that_explodes_stops(make_config, make_source, make_task, tmp_pat
         optimiser={"kind": "sgd", "learning_rate": 1e30, "max_gradient_norm": 0},
         schedule={"kind": "constant", "warmup_fraction": 0},
     )
-    with pytest.raises(RunError, match="no number|became") as raised:
+    with pytest.raises(RunError, match=r"no number|became") as raised:
         train_on(config, make_source(), make_task(config), tmp_path / "run")
     assert "learning_rate" in raised.value.hint
 
@@ -111,7 +111,7 @@ def test_a_full_disk_while_logging_keeps_the_checkpoint(
 
     config, run = make_config(), tmp_path / "run"
     monkeypatch.setattr("lamella.training.callbacks.pictures.write_text", full)
-    with pytest.raises(StorageError, match="curves.html"):
+    with pytest.raises(StorageError, match=r"curves\.html"):
         train_on(config, make_source(), make_task(config), run)
     assert read_checkpoint(run / "checkpoints" / "last.ckpt")["state"]["step"] == 4
 

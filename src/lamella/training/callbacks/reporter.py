@@ -40,12 +40,14 @@ class Reporter(Callback):
     ) -> None:
         """Say how far it is."""
         session = self._session
-        steps = session.config.trainer.steps
+        steps, done = session.config.trainer.steps, session.state.step
+        share = session.clock.share(done, steps)
         session.sink.emit(
             ProgressEvent(
                 stage="training",
-                done=session.state.step,
-                total=steps,
+                done=done,
+                # With a time limit: the steps that fit into it as things go.
+                total=max(done, min(steps, round(done / share))) if share else steps,
                 unit="steps",
                 eta_s=self._left_s(steps),
             )
