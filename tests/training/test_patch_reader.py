@@ -216,7 +216,7 @@ def test_an_unknown_codec_falls_back_and_says_why(tmp_path):
 def test_a_damaged_chunk_of_the_fallback_is_named(tmp_path):
     make(tmp_path / "a", ramp((10, 6)), zarr_format=2, filters=[Delta("u2")], compressors=Zstd(1))
     (tmp_path / "a" / "1.0").write_bytes(b"no zstd")
-    with pytest.raises(UnreadableFileError, match=r"chunk 1\.0 \(box \[4:8, 0:4\]\)"):
+    with pytest.raises(UnreadableFileError, match=r"chunk 1\.0 of .* \(box \[4:8, 0:4\]\)"):
         PatchReader(tmp_path / "a").read(Box((0, 0), (10, 6)))
 
 
@@ -407,7 +407,9 @@ def test_a_damaged_chunk_is_named(tmp_path, zarr_format, key, compressor, damage
     chunk = tmp_path / "a" / key
     chunk.write_bytes(chunk.read_bytes()[:-9] if damage == "torn" else damage)
     reader = PatchReader(tmp_path / "a", options=SMALL)
-    with pytest.raises(UnreadableFileError, match=r"chunk 1\.0 \(box \[8:16, 0:8\]\)") as caught:
+    with pytest.raises(
+        UnreadableFileError, match=r"chunk 1\.0 of .* \(box \[8:16, 0:8\]\)"
+    ) as caught:
         reader.read(Box((0, 0), (16, 16)))
     assert str(tmp_path / "a") in str(caught.value)
     assert "tensorstore_spec" not in str(caught.value)

@@ -284,7 +284,7 @@ class PatchReader:
             except Exception as fault:  # noqa: BLE001 - named below, whatever it is
                 name = ".".join(map(str, place))
                 return tensorstore_error(
-                    f"chunk {name} ({chunk}) of {self.address}",
+                    f"chunk {name} of {self.address} ({chunk})",
                     fault,
                     array=self.address,
                     chunk=list(place),
