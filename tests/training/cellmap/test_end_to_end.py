@@ -122,3 +122,16 @@ def test_objects_from_crops(mini, tmp_path, capsys):
     )  # fmt: skip
     assert [one["class"] for one in made["labels"]] == ["mito"]
     assert made["labels"][0]["n_objects"] is not None
+
+
+def test_train_takes_the_words_of_train(capsys, tmp_path):
+    for words, name in (
+        (["data.root=x", "--print-config"], "cellmap-base"),
+        (["--run-dir", str(tmp_path), "data.root=x", "--print-config"], "cellmap-base"),
+        (["cellmap_mito", "--print-config", "data.root=x"], "cellmap-mito"),
+        (["--print-config", "cellmap_cos7", "data.root=x"], "cellmap-cos7"),
+    ):
+        assert answer(capsys, "cellmap", "train", *words)["model"]["id"] == name
+    assert main(["cellmap", "train", "data.root=x", "data.spaceing=[1,1,1]", "--print-config"]) == 2
+    assert "data.spacing" in capsys.readouterr().err
+    assert main(["cellmap", "train", "data.root=x", "data.spacing=[8,8,0]", "--print-config"]) == 2

@@ -373,6 +373,36 @@ def test_regions_read_the_same_in_parts(rare):
     np.testing.assert_array_equal(found.valid[0], whole.valid[0][part.slices()])
 
 
+def test_a_file_system_in_memory_gives_the_same(root):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(root / "jrc_test"), "/source-test/jrc_test", recursive=True)
+    try:
+        here, there = open_source(root), open_source("memory://source-test")
+        for mine, other in zip(
+            patches(here, (8,) * 3, 3), patches(there, (8,) * 3, 3), strict=True
+        ):
+            np.testing.assert_array_equal(mine.image, other.image)
+            np.testing.assert_array_equal(mine.labels, other.labels)
+    finally:
+        memory.rm("/source-test", recursive=True)
+
+
+def test_memory_is_flat(mini):
+    psutil = pytest.importorskip("psutil")
+    source = open_source(mini, classes=("mito", "pm"), spacing=(50.0, 9.2, 9.2))
+    process = psutil.Process()
+
+    def after(first, last):
+        for i in range(first, last):
+            source.draw(np.random.default_rng([7, i]), (8, 64, 64))
+        return process.memory_info().rss
+
+    before = after(0, 150)
+    assert after(150, 500) - before < 24 << 20
+
+
 # --- Splits --------------------------------------------------------------------------------------
 
 
@@ -402,6 +432,11 @@ def test_patterns_choose_the_sides(rare):
         open_source(
             rare, split=SplitConfig(validation=("jrc_1",), test=("jrc_*",)), classes=("er",)
         )
+    drawn = SplitConfig(validation_fraction=0.34, test_fraction=0.34)
+    sizes = open_source(rare, classes=("er",), split=drawn).info.specimens
+    assert {name: len(of) for name, of in sizes.items()} == {
+        "train": 1, "validation": 1, "test": 1,
+    }  # fmt: skip
     with pytest.raises(InputError, match="by=part"):
         open_source(rare, split=SplitConfig(by="part"), classes=("er",))
 
