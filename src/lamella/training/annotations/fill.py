@@ -66,7 +66,7 @@ def filled(rings: Sequence[NDArray[np.float64]], image_shape: tuple[int, int]) -
         image_shape: (y, x); what lies outside is cut off.
     """
     edges = [_edges(ring) for ring in rings if len(ring) >= 3]
-    if not edges:
+    if sum(map(len, edges)) == 0:
         return Patch((0, 0), np.zeros((0, 0), bool))
     x0, y0, x1, y1 = np.concatenate(edges).T
     top = max(0, math.ceil(min(y0.min(), y1.min()) - 0.5))

@@ -19,6 +19,8 @@ from lamella.training.annotations.classes import IGNORE
 from lamella.training.annotations.fill import Patch, filled, joined
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from lamella.training.annotations.shape import Shape
 
 __all__ = ["read_geojson"]
@@ -97,10 +99,7 @@ def _pixels(what: str, geometry: Mapping[str, Any], image_shape: tuple[int, int]
         )
     try:
         polygons: Any = [coordinates] if kind == "Polygon" else coordinates
-        rings = [
-            [np.asarray(ring, np.float64).reshape(len(ring), -1)[:, :2] for ring in polygon]
-            for polygon in polygons
-        ]
+        rings = [[_ring(ring) for ring in polygon] for polygon in polygons]
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{what} has broken coordinates: {error}", hint="export it again"
@@ -109,3 +108,11 @@ def _pixels(what: str, geometry: Mapping[str, Any], image_shape: tuple[int, int]
         raise InputError(f"{what} has a point that is no number", hint="export it again")
     # Holes belong to one polygon; the polygons of an object are joined.
     return joined([filled(polygon, image_shape) for polygon in rings])
+
+
+def _ring(points: Any) -> NDArray[np.float64]:
+    """Corners (x, y); a third coordinate is left out."""
+    ring = np.asarray(points, np.float64)
+    if ring.ndim != 2 or ring.shape[1] < 2:
+        raise ValueError(f"a ring is a list of points, got shape {ring.shape}")
+    return ring[:, :2]

@@ -199,7 +199,7 @@ def _pairs(source: Path, program: Program, where: ImportOptions) -> dict[Path, P
                 "a drawing and its image share a part of their names; --images says where they are",
             )
         )
-    raise_errors(findings)
+    raise_errors(findings, f"the drawings in {source} cannot be converted")
     return {
         source / image: drawings[drawing] for image, drawing in sorted(matching.partners.items())
     }

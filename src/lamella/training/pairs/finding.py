@@ -56,8 +56,14 @@ def listed(files: Sequence[str]) -> str:
     return ": " + ", ".join(files[:_SHOWN]) + more
 
 
-def raise_errors(findings: Iterable[Finding]) -> None:
-    """Raise when a finding prevents training.
+def raise_errors(
+    findings: Iterable[Finding], what: str = "the data set cannot be trained on"
+) -> None:
+    """Raise when a finding prevents training, or what else is meant to be done.
+
+    Args:
+        findings: all of them.
+        what: cannot be done.
 
     Raises:
         InputError: with the first ones in words and all of them as details.
@@ -69,7 +75,7 @@ def raise_errors(findings: Iterable[Finding]) -> None:
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
     hints = list(dict.fromkeys(found.hint for found in errors if found.hint))
     raise InputError(
-        f"the data set cannot be trained on: {shown}{more}",
+        f"{what}: {shown}{more}",
         hint="; ".join(hints[:2]) or "`lamella dataset check` lists everything",
         details={"findings": [found.as_json() for found in errors]},
     )

@@ -29,7 +29,7 @@ __all__ = ["Matching", "match"]
 
 _ENDING = re.compile(
     r"([._-]+(seg|segs|label|labels|mask|masks|gt|segmentation|annotation|annotations|manual"
-    r"|instances?|image|img|raw|0000|0+))+$",
+    r"|instances?|roi|rois|roiset|image|img|raw|0+))+$",
     re.I,
 )
 _WORD = re.compile(r"\d+|[^\W\d_]+|[\W_]")
