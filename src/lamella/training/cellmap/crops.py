@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from lamella.core.errors import GeometryError, InputError
+from lamella.core.errors import GeometryError, InputError, ModelError
+from lamella.inference.instance_maps import check_outputs
 from lamella.inference.resample import MAX_RATIO
 from lamella.training.cellmap.classes import ClassTable
 from lamella.training.cellmap.grid import TOLERATED_RATIO, choose_level
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from lamella.training.cellmap.view import CropView
     from lamella.wire.card import ModelCard
 
-__all__ = ["CropWish", "find_wishes"]
+__all__ = ["OBJECT_DECODERS", "CropWish", "find_wishes", "predicted_classes"]
+
+OBJECT_DECODERS = ("boundary_watershed", "distance_watershed", "affinities", "flows")
+"""Decoders of networks that give maps of single objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,34 @@ class _Looker:
     network: NetworkSettings
     chunks: Chunks
     warnings: list[str]
+
+
+def predicted_classes(card: ModelCard, asked: Sequence[str]) -> tuple[str, ...]:
+    """Classes of a model that are predicted.
+
+    Raises:
+        InputError: asked for classes that it does not have.
+        ModelError: a model that cannot be run on crops.
+    """
+    check_outputs(card)
+    if card.n_channels != 1:
+        raise ModelError(
+            f"the model {card.id!r} takes {card.n_channels} channels; raw data have one",
+            hint="choose a model that was trained on CellMap data",
+        )
+    if card.axes == "yx" and card.decoder.kind in OBJECT_DECODERS:
+        raise ModelError(
+            f"the model {card.id!r} tells objects of single slices apart, not of crops",
+            hint="choose a 3-D model",
+        )
+    names = tuple(known.name for known in card.classes if known.value != 0)
+    unknown = [name for name in asked if not any(fnmatchcase(n, name) for n in names)]
+    if unknown:
+        raise InputError(
+            f"the model {card.id!r} has no class {', '.join(unknown)}",
+            hint=f"it has {', '.join(names)}",
+        )
+    return tuple(n for n in names if not asked or any(fnmatchcase(n, p) for p in asked))
 
 
 def find_wishes(

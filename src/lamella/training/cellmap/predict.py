@@ -12,20 +12,23 @@ import math
 import shutil
 import time
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamella.core.errors import DeviceMemoryError, InputError, ModelError
+from lamella.core.errors import DeviceMemoryError
 from lamella.core.progress import Progress, SilentSink
-from lamella.inference.instance_maps import check_outputs
 from lamella.inference.normalise import Normaliser
 from lamella.inference.runtime import release_device_memory
 from lamella.inference.statistics import Statistics, measure
 from lamella.io.format import storage_errors
 from lamella.training.cellmap.classes import ClassTable
-from lamella.training.cellmap.crops import CropWish, find_wishes
+from lamella.training.cellmap.crops import (
+    OBJECT_DECODERS,
+    CropWish,
+    find_wishes,
+    predicted_classes,
+)
 from lamella.training.cellmap.machine import NetworkOptions, OpenedNetwork
 from lamella.training.cellmap.objects import ObjectOptions, decode_objects, split_objects
 from lamella.training.cellmap.passes import (
@@ -52,7 +55,6 @@ __all__ = ["CellmapPrediction", "PredictOptions", "PredictedLabel", "predict_cel
 
 _COMPRESSION = 8
 """Voxels of a class that take a byte on disk, or less."""
-_OBJECT_DECODERS = ("boundary_watershed", "distance_watershed", "affinities", "flows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class _Job:
         self._root = root
         self._options = options
         self._sink = sink
-        self._names = _classes_of(model, options.classes)
+        self._names = predicted_classes(model.card, options.classes)
         self._tree = Tree.open(root)
         self._folder = PredictionFolder(out, overwrite=options.overwrite)
         self._network = OpenedNetwork(model, options.network)
@@ -189,7 +191,7 @@ class _Job:
     @property
     def _makes_objects(self) -> bool:
         """Whether the network itself gives maps of single objects."""
-        return self._card.decoder.kind in _OBJECT_DECODERS
+        return self._card.decoder.kind in OBJECT_DECODERS
 
     def run(self, wanted: Sequence[WantedLabel] | None) -> list[PredictedLabel]:
         sink = self._sink
@@ -375,35 +377,6 @@ class _Job:
             self.warnings.append(note)
         found = measure(RawSlabs(view, array), doc)
         return RawSlabs(view, array, Normaliser.resolve(doc, found.statistics))
-
-
-def _classes_of(model: ModelFolder, asked: Sequence[str]) -> tuple[str, ...]:
-    """Classes of a model that are predicted.
-
-    Raises:
-        InputError: asked for classes that it does not have.
-        ModelError: a model that cannot be run on crops.
-    """
-    card = model.card
-    check_outputs(card)
-    if card.n_channels != 1:
-        raise ModelError(
-            f"the model {card.id!r} takes {card.n_channels} channels; raw data have one",
-            hint="choose a model that was trained on CellMap data",
-        )
-    if card.axes == "yx" and card.decoder.kind in _OBJECT_DECODERS:
-        raise ModelError(
-            f"the model {card.id!r} tells objects of single slices apart, not of crops",
-            hint="choose a 3-D model",
-        )
-    names = tuple(known.name for known in card.classes if known.value != 0)
-    unknown = [name for name in asked if not any(fnmatchcase(n, name) for n in names)]
-    if unknown:
-        raise InputError(
-            f"the model {card.id!r} has no class {', '.join(unknown)}",
-            hint=f"it has {', '.join(names)}",
-        )
-    return tuple(n for n in names if not asked or any(fnmatchcase(n, p) for p in asked))
 
 
 def _bytes_of(wish: CropWish) -> int:

@@ -26,6 +26,7 @@ from lamella.training.cellmap.split import split_crops
 from lamella.training.cellmap.survey import survey_crops
 from lamella.training.cellmap.tree import Tree
 from lamella.training.cellmap.view import Chunks, find_view
+from lamella.training.cellmap.wanted import fixed_normalisation, learnt_classes
 from lamella.training.chunk_order import draw_point, draw_start
 from lamella.training.source import SourceInfo
 from lamella.volume.box import Box
@@ -42,14 +43,13 @@ if TYPE_CHECKING:
     from lamella.training.configuration import CellmapConfig, TaskConfig
     from lamella.volume.source import LazyArray
 
-__all__ = ["CellmapSource", "CropRegion", "fixed_normalisation"]
+__all__ = ["CellmapSource", "CropRegion"]
 
 _TOLERATED_RATIO = 1.25
 _N_TRIES = 16
 """Voxels tried until one with raw data is found."""
 _KEPT_BYTES = 2**28
 """Raw data and labels up to this size stay decoded in every worker; half of its cache."""
-_EIGHT_BITS = NormalisationDoc(kind="fixed", mean=127.5, std=63.75)
 
 
 class CellmapSource:
@@ -71,7 +71,7 @@ class CellmapSource:
     ) -> None:
         self._config = config
         self._kind = task.kind
-        self._names = _class_names(config, task)
+        self._names = learnt_classes(config, task)
         self._tree = Tree.open(config.root)
         self._arrays: dict[str, LazyArray] = {}
         self._labels = LabelReader(self._tree, self._open)
@@ -369,73 +369,6 @@ class CropRegion:
     def read(self, box: Box) -> Sample:
         """Image, labels and validity of a box, in voxels of the region."""
         return self._source.read(self._place, box.shift(self._source.view(self._place).reach.start))
-
-
-def fixed_normalisation(doc: NormalisationDoc, dtypes: set[str]) -> NormalisationDoc:
-    """The normalisation of a configuration with its numbers filled in.
-
-    Args:
-        doc: as configured.
-        dtypes: of the raw data, as NumPy writes them.
-
-    Raises:
-        InputError: statistics of a volume, or no numbers for other data than eight bits.
-    """
-    if doc.kind == "none":
-        return doc
-    if doc.kind != "fixed":
-        raise InputError(
-            f"normalisation.kind={doc.kind} takes numbers of a whole volume, which is never whole"
-            " here: a prediction of a part would be given other numbers",
-            hint="use normalisation.kind=fixed",
-        )
-    if doc.mean is not None and doc.std is not None:
-        return doc
-    others = sorted(d for d in dtypes if np.dtype(d) != np.uint8)
-    if others:
-        raise InputError(
-            f"raw data of type {', '.join(others)} have no usual range",
-            hint="give normalisation.mean and normalisation.std",
-        )
-    update = {
-        "mean": _EIGHT_BITS.mean if doc.mean is None else doc.mean,
-        "std": _EIGHT_BITS.std if doc.std is None else doc.std,
-    }
-    return doc.model_copy(update=update)
-
-
-def _class_names(config: CellmapConfig, task: TaskConfig) -> tuple[str, ...]:
-    table = ClassTable.read()
-    names = tuple(known.name for known in task.classes)
-    if task.kind in ("semantic", "multilabel"):
-        if not names:
-            raise InputError(
-                "task.classes is empty: nothing would be learnt",
-                hint="write task.classes=[{name: mito}, {name: er}]",
-            )
-        for name in names:
-            _ = table[name]
-        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-        overlapping = [f"{a} and {b}" for a, b in pairs if table.overlap(a, b)]
-        if task.kind == "semantic" and overlapping:
-            raise InputError(
-                f"{overlapping[0]} overlap: a voxel may be in both, and a softmax cannot say so",
-                hint="use task.kind=multilabel",
-            )
-        return names
-    name = config.instances or (names[0] if len(names) == 1 else "")
-    if not name:
-        raise InputError(
-            f"the task {task.kind} tells objects of one class apart, but data.instances is empty",
-            hint="write data.instances=mito",
-        )
-    if not table[name].is_instance:
-        known = ", ".join(n for n, entry in table.items() if entry.is_instance)
-        raise InputError(
-            f"the ids of {name} are no objects: the challenge annotates it as a mask",
-            hint=f"classes of objects are {known}",
-        )
-    return (name,)
 
 
 def _start(rng: np.random.Generator, n: int, point: int, low: int, high: int) -> int:
