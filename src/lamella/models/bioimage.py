@@ -26,6 +26,7 @@ import numpy as np
 
 from lamella.core.errors import ModelError
 from lamella.core.optional import require
+from lamella.models.archive import write_zip
 from lamella.models.bioimage_cover import cover_png
 from lamella.models.bioimage_tensors import (
     INPUT_ID,
@@ -62,7 +63,8 @@ if TYPE_CHECKING:
 __all__ = ["TestTensors", "check_terms", "write_bioimage"]
 
 _PURPOSE = "writing a BioImage.io package"
-_YAML = "bioimageio.yaml"
+_YAMLS = ("bioimageio.yaml", "rdf.yaml")
+"""What the description is called, depending on the version of bioimageio.spec."""
 _MAX_DESCRIPTION = 1024
 
 
@@ -154,12 +156,16 @@ def write_bioimage(
     sink.check()
     with _quiet(), spec.ValidationContext(root=staging, log_warnings=False, progressbar=False):
         description = spec.build_description(
-            document, context=spec.get_validation_context().replace(file_name=_YAML)
+            document, context=spec.get_validation_context().replace(file_name=_YAMLS[0])
         )
         _check(description.validation_summary, "description")
-        spec.save_bioimageio_package(description, output_path=target)
+        packed = staging / "package"
+        spec.save_bioimageio_package_as_folder(description, output_path=packed)
     sink.check()
-    return _validated(target)
+    told = _validated(next(packed / name for name in _YAMLS if (packed / name).is_file()))
+    sink.check()
+    write_zip(target, [(path.name, path) for path in packed.iterdir()])
+    return told
 
 
 def _document(
@@ -241,28 +247,28 @@ def _author(text: str) -> dict[str, str]:
     return {"name": name.replace("/", " "), **known}
 
 
-def _validated(package: Path) -> tuple[str, ...]:
-    """Run BioImage.io's test of a package.
+def _validated(description: Path) -> tuple[str, ...]:
+    """Run BioImage.io's test of a package that is unpacked; returns its warnings.
 
     Raises:
-        ModelError: what it found, and the package is removed.
+        ModelError: what it found.
     """
     core, spec = _import("bioimageio.core"), _import("bioimageio.spec")
     with _quiet(), spec.ValidationContext(log_warnings=False, progressbar=False):
-        summary = core.test_description(package, devices=["cpu"], expected_type="model")
-    try:
-        _check(summary, "package")
-    except ModelError:
-        package.unlink(missing_ok=True)
-        raise
+        summary = core.test_description(description, devices=["cpu"], expected_type="model")
+    _check(summary, "package")
     found = [
-        f"{'.'.join(map(str, entry.loc))}: {entry.msg.splitlines()[0]}"
+        ": ".join([*([".".join(map(str, entry.loc))] if entry.loc else []), _first_line(entry.msg)])
         for detail in summary.details
         for entry in detail.warnings
         # What went well is told as a warning of the lowest kind.
         if entry.severity > spec.summary.INFO
     ]
     return tuple(dict.fromkeys(found))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 def _check(summary: Any, what: str) -> None:
