@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lamella.wire.card import ModelCard
 
 __all__ = [
+    "NoGraphError",
     "check_shape",
     "fold_batch_norms",
     "graph_difference",
@@ -39,6 +40,12 @@ GRAPH_TOLERANCE = 1e-4
 
 _HALF_MAX = 65504.0
 _SMALLEST_CHECK = 32
+
+
+class NoGraphError(ModelError):
+    """A network that cannot be written as a graph for images of any size; it runs in PyTorch."""
+
+    code = "no_graph"
 
 
 @torch.no_grad()
@@ -130,21 +137,29 @@ def save_graph(network: nn.Module, card: ModelCard, path: Path, *, half: bool = 
     longer are float16 numbers, they are stored as float32 instead.
 
     Raises:
+        NoGraphError: OpenVINO cannot convert a layer, or the graph holds for one size only.
         ModelError: the graph computes something else than the network.
     """
     openvino = import_openvino()
     n_spatial = len(card.axes)
     example = torch.zeros((1, card.n_channels, *check_shape(card)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of every shape turned into a number
-        graph = openvino.convert_model(
-            network, example_input=example, input=[-1, card.n_channels] + [-1] * n_spatial
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer warns of every shape turned into a number
+            graph = openvino.convert_model(
+                network, example_input=example, input=[-1, card.n_channels] + [-1] * n_spatial
+            )
+    except Exception as error:  # the tracer and the converter raise anything
+        raise NoGraphError(
+            f"OpenVINO cannot convert the network of model {card.id!r}: {_first_line(error)}",
+            hint="it runs in PyTorch",
+        ) from error
     difference = float("inf")
     for is_half in (True, False) if half else (False,):
         openvino.save_model(graph, path, compress_to_fp16=is_half)
         difference = graph_difference(network, card, path)
         if difference <= GRAPH_TOLERANCE:
+            _check_other_size(network, card, path)
             return
     raise ModelError(
         f"the OpenVINO graph of model {card.id!r} differs from its network by {difference:.2g}"
@@ -153,17 +168,34 @@ def save_graph(network: nn.Module, card: ModelCard, path: Path, *, half: bool = 
     )
 
 
+def _check_other_size(network: nn.Module, card: ModelCard, path: Path) -> None:
+    """Transformers trace the size of their example into the graph, which then fits no other."""
+    *first, last = check_shape(card)
+    other = (*first, 2 * last)
+    try:
+        difference = graph_difference(network, card, path, shape=other)
+    except (RuntimeError, ValueError):
+        difference = float("inf")
+    if difference > GRAPH_TOLERANCE:
+        raise NoGraphError(
+            f"the OpenVINO graph of model {card.id!r} holds for images of one size only",
+            hint="it runs in PyTorch",
+        )
+
+
 @torch.no_grad()
-def graph_difference(network: nn.Module, card: ModelCard, path: Path) -> float:
+def graph_difference(
+    network: nn.Module, card: ModelCard, path: Path, *, shape: tuple[int, ...] | None = None
+) -> float:
     """Greatest difference of logits between a graph and a network on a random input.
 
-    Relative to the greatest logit, or to 1 where all are smaller.
+    Relative to the greatest logit, or to 1 where all are smaller. The input has the extents of
+    :func:`check_shape` unless others are given.
     """
     openvino = import_openvino()
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     rng = np.random.default_rng(0)
-    shape = (1, card.n_channels, *check_shape(card))
-    image = rng.standard_normal(shape, np.float32)
+    image = rng.standard_normal((1, card.n_channels, *(shape or check_shape(card))), np.float32)
     expected = network(torch.from_numpy(image)).numpy()
     found = compiled(image)[0]
     if found.shape != expected.shape:
@@ -182,6 +214,11 @@ def check_shape(card: ModelCard) -> tuple[int, ...]:
             size //= 2
         shape.append(size)
     return tuple(shape)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 _Convolution = nn.Conv2d | nn.Conv3d

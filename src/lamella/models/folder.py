@@ -44,7 +44,7 @@ CARD_NAME = "model.json"
 WEIGHTS_NAME = "weights.safetensors"
 GRAPH_NAME = "network.xml"
 _GRAPH_DATA_NAME = "network.bin"
-_NEEDED = (WEIGHTS_NAME, GRAPH_NAME, _GRAPH_DATA_NAME)
+_GRAPH = (GRAPH_NAME, _GRAPH_DATA_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,11 @@ class ModelFolder:
         return self.path / GRAPH_NAME
 
     @property
+    def has_graph(self) -> bool:
+        """Whether there is a graph; without one the network runs in PyTorch alone."""
+        return GRAPH_NAME in self.card.files
+
+    @property
     def n_bytes(self) -> int:
         """Size of all files of the model."""
         names = (CARD_NAME, *self.card.files)
@@ -150,7 +155,9 @@ class ModelFolder:
 
     def _check_names(self) -> None:
         files = self.card.files
-        lacking = [name for name in _NEEDED if name not in files]
+        has_graph = any(name in files for name in _GRAPH)
+        needed = (WEIGHTS_NAME, *(_GRAPH if has_graph else ()))
+        lacking = [name for name in needed if name not in files]
         if lacking:
             raise ModelError(
                 f"the card of model {self.card.id!r} lists no {', '.join(lacking)}",
@@ -177,7 +184,8 @@ def write_model_folder(
 
     The network's numbers are changed in place: batch normalisations are folded into the
     convolutions before them where they follow one directly, and all floats are rounded to float16.
-    The graph is run beside the network before anything is kept.
+    The graph is run beside the network before anything is kept. Where there can be none, the card's
+    notes say why.
 
     Args:
         path: folder to make.
@@ -193,7 +201,7 @@ def write_model_folder(
             graph computes something else.
         MissingDependencyError: torch, safetensors or OpenVINO is not installed.
     """
-    from lamella.models.export import round_to_half, save_graph, save_weights
+    from lamella.models.export import round_to_half, save_weights
 
     target = Path(path)
     if target.exists() and not overwrite:
@@ -207,10 +215,12 @@ def write_model_folder(
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         save_weights(network, card, staging / WEIGHTS_NAME, half=half)
-        save_graph(network, card, staging / GRAPH_NAME, half=half)
+        card, graph = _with_graph(network, card, staging, half=half)
         for name, source in (more_files or {}).items():
             shutil.copyfile(source, staging / name)
-        files = {name: _sha256(staging / name) for name in (*_NEEDED, *(more_files or {}))}
+        files = {
+            name: _sha256(staging / name) for name in (WEIGHTS_NAME, *graph, *(more_files or {}))
+        }
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
         complete = card.model_copy(
             update={
@@ -229,6 +239,25 @@ def write_model_folder(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return ModelFolder.open(target)
+
+
+def _with_graph(
+    network: nn.Module, card: ModelCard, folder: Path, *, half: bool
+) -> tuple[ModelCard, tuple[str, ...]]:
+    """Write the graph; returns its files, or none and a card that says why."""
+    from lamella.models.export import NoGraphError, save_graph
+
+    try:
+        save_graph(network, card, folder / GRAPH_NAME, half=half)
+    except NoGraphError as error:
+        for name in _GRAPH:
+            (folder / name).unlink(missing_ok=True)
+        told = f"It runs in PyTorch only: {error.message}."
+        notes = f"{card.training.notes} {told}".strip()
+        return card.model_copy(
+            update={"training": card.training.model_copy(update={"notes": notes})}
+        ), ()
+    return card, _GRAPH
 
 
 def _sha256(file: Path) -> str:

@@ -2,14 +2,17 @@
 
 A head (``unet``, ``fpn``, ``pspnet``, ``deeplabv3plus``, ``upernet``) takes any encoder that gives
 a pyramid of features: one of smp's by its name (``resnet34``), or any convolutional or
-hierarchical timm network as ``tu-NAME`` (``tu-convnext_tiny``). A plain vision transformer has one
-stride only and is refused. Encoders are built without weights: a model's own weights come from its
-folder, and nothing is downloaded in silence.
+hierarchical timm network as ``tu-NAME`` (``tu-convnext_tiny``). A plain vision transformer
+(``tu-vit_small_patch16_224``) has one stride only: ``dpt`` and ``fpn`` make a pyramid of it, the
+others refuse it. :func:`lamella.networks.backbones.list_backbones` lists what was tried with what.
+Encoders are built without weights: a model's own weights come from its folder, and nothing is
+downloaded in silence.
 
 torch, segmentation_models_pytorch and timm are imported when a network is built, not before.
 
 Sources: U-Net (Ronneberger et al. 2015), FPN (Kirillov et al. 2017), PSPNet (Zhao et al. 2017),
-DeepLabV3+ (Chen et al. 2018), UPerNet (Xiao et al. 2018), as in segmentation_models_pytorch.
+DeepLabV3+ (Chen et al. 2018), UPerNet (Xiao et al. 2018), DPT (Ranftl et al. 2021), as in
+segmentation_models_pytorch.
 """
 
 from __future__ import annotations
@@ -21,7 +24,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 
 from lamella.core.errors import InputError, ModelError
-from lamella.core.registry import nearest_names
+from lamella.networks.encoders import (
+    build_plain_encoder,
+    check_encoder_name,
+    encoder_options,
+    has_one_stride,
+)
 from lamella.networks.registry import NetworkDescriptor
 from lamella.networks.tracing import is_traced
 
@@ -31,14 +39,18 @@ if TYPE_CHECKING:
 __all__ = [
     "NETWORKS",
     "CompactUNet2dArguments",
+    "DPTArguments",
     "DeepLabArguments",
     "EncoderArguments",
+    "PSPNetArguments",
     "UNet2dArguments",
+    "build_over_plain",
     "check_divisible",
 ]
 
 # Pyramid pooling and its kin need a few pixels at the coarsest level.
 _MIN_STRIDE = 8
+_OVER_PLAIN = ("FPN", "DPT")
 
 Count = Annotated[int, Ge(1)]
 Depth = Annotated[int, Ge(3), Le(5)]
@@ -55,12 +67,33 @@ class CompactUNet2dArguments:
 
 @dataclass(frozen=True, slots=True)
 class EncoderArguments:
-    """Of ``fpn``, ``pspnet`` and ``upernet``: channels and the encoder's name."""
+    """Of ``fpn`` and ``upernet``: channels and the encoder's name."""
 
     in_channels: Count
     out_channels: Count
     encoder: str = "resnet18"
     encoder_depth: Depth = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PSPNetArguments:
+    """Of ``pspnet``, which uses the encoder down to one scale: 1/8 with a depth of 3."""
+
+    in_channels: Count
+    out_channels: Count
+    encoder: str = "resnet18"
+    encoder_depth: Depth = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DPTArguments:
+    """Of ``dpt``, over plain vision transformers alone."""
+
+    in_channels: Count
+    out_channels: Count
+    encoder: str = "tu-vit_tiny_patch16_224"
+    intermediate_channels: tuple[Count, Count, Count, Count] = (96, 192, 384, 768)
+    fusion_channels: Count = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +155,85 @@ def _build_head(head: str, arguments: Any) -> nn.Module:
     """Build an smp architecture; every failure of a foreign encoder becomes one clear error."""
     import segmentation_models_pytorch as smp
 
-    _check_encoder_name(arguments.encoder)
+    name = arguments.encoder
+    check_encoder_name(name)
     architecture = getattr(smp, head)
+    is_plain = False
     try:
-        network = architecture(
-            encoder_name=arguments.encoder,
-            encoder_weights=None,
-            in_channels=arguments.in_channels,
-            classes=arguments.out_channels,
-            **_head_arguments(head, arguments),
-        )
-        stride = max(int(network.encoder.output_stride), _MIN_STRIDE)
+        is_plain = has_one_stride(name) if head in _OVER_PLAIN else _refuse_plain(head, name)
+        if is_plain:
+            network, stride = build_over_plain(head, arguments)
+        else:
+            network = architecture(
+                encoder_name=name,
+                encoder_weights=None,
+                in_channels=arguments.in_channels,
+                classes=arguments.out_channels,
+                **encoder_options(name),
+                **_head_arguments(head, arguments),
+            )
+            stride = max(int(network.encoder.output_stride), _MIN_STRIDE)
         _try(network, arguments.in_channels, stride)
+    except ModelError:
+        raise
     except Exception as error:  # timm and smp raise anything from KeyError to RuntimeError
         raise ModelError(
-            f"{head} can't be built over the encoder {arguments.encoder!r}: {error}",
-            hint="it needs an encoder with a pyramid of features for images of any size, such as"
-            " resnet18 or tu-convnext_tiny; many transformers have one stride or one size only",
-            details={"encoder": arguments.encoder, "head": head},
+            f"{head} can't be built over the encoder {name!r}: {error}",
+            hint=_hint_of(head, name, is_plain),
+            details={"encoder": name, "head": head},
         ) from error
     return _checked(network, stride)
+
+
+def build_over_plain(head: str, arguments: Any) -> tuple[nn.Module, int]:
+    """A head that makes its own pyramid of a plain vision transformer, and its stride."""
+    if head == "FPN":
+        from lamella.networks.plain import PlainFPN
+
+        encoder = build_plain_encoder(arguments.encoder, arguments.in_channels, depth=1)
+        network = PlainFPN(encoder, arguments.out_channels)
+        return network, network.stride
+    import segmentation_models_pytorch as smp
+
+    dpt = smp.DPT(
+        encoder_name=arguments.encoder,
+        encoder_weights=None,
+        in_channels=arguments.in_channels,
+        classes=arguments.out_channels,
+        # Tokens of the whole image would make a voxel depend on the tile it lies in.
+        decoder_readout="ignore",
+        decoder_intermediate_channels=arguments.intermediate_channels,
+        decoder_fusion_channels=arguments.fusion_channels,
+        **encoder_options(arguments.encoder),
+    )
+    return dpt, 2 * int(dpt.encoder.output_stride)
+
+
+def _refuse_plain(head: str, name: str) -> bool:
+    """Refuse a plain vision transformer under a head that wants a pyramid; never true."""
+    if has_one_stride(name):
+        raise ModelError(
+            f"{head} can't be built over the encoder {name!r}: it is a plain vision transformer,"
+            " with features at one stride instead of a pyramid",
+            hint="use network dpt or fpn with it, or an encoder with a pyramid such as"
+            " tu-swin_tiny_patch4_window7_224, tu-convnext_tiny or resnet34",
+            details={"encoder": name, "head": head},
+        )
+    return False
+
+
+def _hint_of(head: str, name: str, is_plain: bool) -> str:
+    from lamella.networks.backbones import find_backbone
+
+    known = find_backbone(name)
+    if known is not None and known.heads:
+        return f"{name} fits {', '.join(known.heads)}; `lamella train --list-backbones` lists all"
+    if head == "DPT" and not is_plain:
+        return "dpt needs a plain vision transformer, such as tu-vit_small_patch16_224"
+    return (
+        "it needs an encoder with a pyramid of features for images of any size, such as resnet18"
+        " or tu-convnext_tiny; `lamella train --list-backbones` lists those that work"
+    )
 
 
 def _head_arguments(head: str, arguments: Any) -> dict[str, Any]:
@@ -174,27 +266,6 @@ def _try(network: nn.Module, in_channels: int, stride: int) -> None:
         raise ValueError(f"it maps {side} x {side} pixels to {shape[-2]} x {shape[-1]}")
 
 
-def _check_encoder_name(name: str) -> None:
-    from segmentation_models_pytorch.encoders import encoders
-
-    if name in encoders:
-        return
-    known = list(encoders)
-    if name.startswith("tu-"):
-        import timm
-
-        if timm.is_model(name.removeprefix("tu-")):
-            return
-        known = [f"tu-{other}" for other in timm.list_models()]
-    near = nearest_names(name, known)
-    raise ModelError(
-        f"unknown encoder {name!r}",
-        hint=(f"did you mean {' or '.join(near)}? " if near else "")
-        + "use a name of segmentation_models_pytorch, or tu-NAME for a timm network",
-        details={"encoder": name},
-    )
-
-
 def _checked(network: nn.Module, stride: int) -> nn.Module:
     """Let the network refuse odd sizes by a clear error; a traced graph leaves the check out."""
 
@@ -217,9 +288,10 @@ NETWORKS: tuple[NetworkDescriptor, ...] = (
         for network_id, title, arguments, head in (
             ("unet", "U-Net over an encoder", UNet2dArguments, "Unet"),
             ("fpn", "FPN over an encoder", EncoderArguments, "FPN"),
-            ("pspnet", "PSPNet over an encoder", EncoderArguments, "PSPNet"),
+            ("pspnet", "PSPNet over an encoder", PSPNetArguments, "PSPNet"),
             ("deeplabv3plus", "DeepLabV3+ over an encoder", DeepLabArguments, "DeepLabV3Plus"),
             ("upernet", "UPerNet over an encoder", EncoderArguments, "UPerNet"),
+            ("dpt", "DPT over a plain vision transformer", DPTArguments, "DPT"),
         )
     ),
 )

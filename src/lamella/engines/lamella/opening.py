@@ -2,7 +2,8 @@
 
 On the CPU that is the folder's OpenVINO graph, whose SHA-256 was compared with the card when the
 folder was opened. Where PyTorch is loaded already (or ``check=always``), one tile of the input goes
-through both; if they differ by more than rounding, PyTorch takes over and the result says so.
+through both; if they differ by more than rounding, PyTorch takes over and the result says so. It
+also does where a folder has no graph.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def open_runtime(
         ModelError: when the network cannot be opened.
         DeviceError: when the device is not there.
     """
-    if settings.runtime == "torch":
+    if settings.runtime == "torch" or not model.has_graph:
         opened = _open_torch(model, settings, batch_shape, precision=settings.precision)
     else:
         opened = _open_openvino(model, settings, batch_shape, sample)

@@ -94,7 +94,7 @@ class OpenedNetwork:
         machine = choose_machine(options.device, "auto", options.precision)
         n_axes = len(model.card.axes)
         shape = (1, model.card.n_channels, *self.settings.tile[3 - n_axes :])
-        if machine.runtime == "openvino":
+        if machine.runtime == "openvino" and model.has_graph:
             from lamella.inference.openvino_runtime import (
                 OpenVinoOptions,
                 OpenVinoRuntime,
