@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ _CONFIG_FILE = "config.yaml"
 @click.option("--minutes", type=float, help="End within so many minutes (trainer.minutes).")
 @click.option("--print-config", is_flag=True, help="Print the whole configuration, and stop.")
 @click.option("--list-configs", is_flag=True, help="List configurations and pieces, and stop.")
-@click.option("--list-backbones", is_flag=True, help="List encoders of 2-D networks, and stop.")
+@click.option(
+    "--list-backbones", is_flag=True, help="List encoders of 2-D networks (by a pattern)."
+)
 @click.option(
     "--find-learning-rate", is_flag=True, help="Try rising learning rates and suggest one."
 )
@@ -65,7 +68,7 @@ def command(
     if words["list_configs"]:
         return _list_configs(console)
     if words["list_backbones"]:
-        return _list_backbones(console)
+        return _list_backbones(console, config or "")
     if config is None:
         raise click.UsageError(
             "which configuration? `lamella train --list-configs` lists them",
@@ -226,9 +229,21 @@ def _list_configs(console: Console) -> int:
     return 0
 
 
-def _list_backbones(console: Console) -> int:
-    from lamella.networks.backbones import list_backbones
+def _list_backbones(console: Console, pattern: str) -> int:
+    from lamella.networks.backbones import list_backbones, tested_backbones
 
-    found = list_backbones()
-    console.answer([str(one) for one in found], lambda: "\n".join(str(one) for one in found))
+    found = list_backbones(pattern)
+    versions = ", ".join(f"{name} {number}" for name, number in tested_backbones().versions.items())
+    document = {
+        "versions": tested_backbones().versions,
+        "backbones": [dataclasses.asdict(one) for one in found],
+    }
+    lines = [
+        *(str(one) for one in found),
+        "",
+        f"{len(found):,} encoders that were built and run under these heads, with {versions};"
+        " a pattern narrows the list: lamella train --list-backbones 'tu-convnext*'",
+        "use one: network=unet_resnet18 network.arguments.encoder=NAME",
+    ]
+    console.answer(document, "\n".join(lines))
     return 0

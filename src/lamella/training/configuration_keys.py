@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from lamella.training.configuration import TrainConfig
 
-__all__ = ["Key", "known_keys", "nearest_keys"]
+__all__ = ["Key", "data_kinds", "known_keys", "nearest_keys"]
 
 _USUAL = {
     "accumulate_grad_batches": "trainer.accumulate",
@@ -72,6 +72,13 @@ def known_keys() -> dict[str, Key]:
     keys: dict[str, Key] = {}
     _collect(TrainConfig, "", keys)
     return keys
+
+
+@cache
+def data_kinds() -> frozenset[str]:
+    """Words that tell the kinds of data apart; pydantic puts them into the places of problems."""
+    documents = _documents(TrainConfig.model_fields["data"].annotation)
+    return frozenset(str(one.model_fields["kind"].default) for one in documents)
 
 
 def nearest_keys(name: str, limit: int = 2) -> list[str]:

@@ -7,7 +7,6 @@ many steps fit into the time depends on the machine.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,9 @@ from lamella.core.errors import LamellaError, RunCancelledError, RunError
 from lamella.core.progress import SilentSink
 from lamella.core.storage import is_disk_full, storage_error
 from lamella.training.build import build_training_loss, build_training_network
+from lamella.training.checking import augment_options
 from lamella.training.checkpoint import read_checkpoint
 from lamella.training.chunk_order import PatchOrder
-from lamella.training.compose import augment_options
 from lamella.training.history import History
 from lamella.training.patches import PatchDataset, PatchNumbers, make_loader
 from lamella.training.provenance import make_provenance
@@ -34,18 +33,15 @@ from lamella.training.summary import summarise
 from lamella.training.task import build_task
 from lamella.training.tile import validation_tile
 from lamella.training.trainer import (
-    Devices,
     choose_devices,
-    make_trainer,
     n_devices,
     quiet,
     settled,
 )
+from lamella.training.work import Work
 from lamella.wire.event import WarningEvent
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lamella.core.places import Places
     from lamella.training.configuration import TrainConfig
     from lamella.training.result import Result
@@ -168,116 +164,13 @@ def train_on(
             found = last if last.is_file() else None
         document = None if found is None else read_checkpoint(found)
         session = _session(config, source, task, loss, run_dir, sink or SilentSink(), document)
-        work = _Work(session, source, network, devices, document, tile)
+        work = Work(session, source, network, devices, document, tile)
         if not is_first:
             work.fit()
             return TrainResult(run_dir, {}, None, session.history)
         seed = config.seed
         write_provenance(run_dir, make_provenance(source.info, command=options.command, seed=seed))
         return _told(work)
-
-
-class _Work:
-    """Network, data and session together."""
-
-    def __init__(
-        self,
-        session: Session,
-        source: PatchSource,
-        network: nn.Module,
-        devices: Devices,
-        document: dict[str, Any] | None,
-        tile: tuple[int, ...],
-    ) -> None:
-        self.tile = tile
-        self.session = session
-        self.source = source
-        self.network = network
-        self.devices = devices
-        self.document = document
-
-    def fit(self) -> None:
-        """Make the steps that are left."""
-        from lamella.training.callbacks import (
-            averaging,
-            boards,
-            guard,
-            judge,
-            keeper,
-            limit,
-            pictures,
-            recorder,
-            reporter,
-        )
-        from lamella.training.module import TrainingModule
-
-        session, config = self.session, self.session.config
-        regions = self.source.regions("validation")
-        if self.is_done:
-            return
-        callbacks = [
-            keeper.Noise(session),
-            guard.Guard(session),
-            averaging.Averaging(session, config.trainer.ema_decay),
-            limit.Limit(session),
-            recorder.Rows(session),
-            judge.Judge(session, regions, self.tile),
-            recorder.Table(session),
-            keeper.Keeper(session, self.document),
-            pictures.Pictures(session),
-            boards.Boards(session),
-            reporter.Reporter(session),
-        ]
-        module = TrainingModule(
-            self.network, session.loss, session.task, config, session.state, session.clock
-        )
-        is_several = n_devices(config, self.devices) > 1
-        trainer = make_trainer(
-            config,
-            self.devices,
-            callbacks,
-            has_unused=is_several and _has_unused(self.network, session),
-        )
-        session.numbers.rank, session.numbers.world = trainer.global_rank, trainer.world_size
-        self.network.train()
-        trainer.fit(module, train_dataloaders=session.loader)
-        if trainer.interrupted:  # Lightning ends quietly on a second Ctrl-C
-            raise RunCancelledError("stopped")
-        _leave_group()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the checkpoint is that of a training that has ended."""
-        state, trainer = self.session.state, self.session.config.trainer
-        if state.stop_reason == "time":
-            return self.session.clock.share(state.step, trainer.steps) >= 1
-        if state.stop_reason == "patience":
-            return bool(trainer.patience) and state.n_worse >= trainer.patience
-        return state.step >= trainer.steps
-
-    def write(self) -> Result:
-        """Score the best weights and write the model folder."""
-        from lamella.training.callbacks.keeper import best_path
-        from lamella.training.result import write_result
-
-        session = self.session
-        step, network = session.state.step, copy.deepcopy(self.network).cpu()
-        if session.state.best:
-            step = session.state.best[0][1]
-            weights = read_checkpoint(best_path(session.checkpoints, step))["averaged"]
-        else:
-            weights = read_checkpoint(session.checkpoints / "last.ckpt")["averaged"]
-        network.load_state_dict(weights)
-        return write_result(
-            session.config,
-            network.eval().requires_grad_(False),
-            self.source,
-            session.task,
-            run_dir=session.run_dir,
-            steps_done=step,
-            device=self.devices.kind,
-            sink=session.sink,
-        )
 
 
 def _session(
@@ -326,7 +219,7 @@ def _session(
     return session
 
 
-def _told(work: _Work) -> TrainResult:
+def _told(work: Work) -> TrainResult:
     """Fit and write, and say in ``summary.json`` how it went, whatever happens."""
     session = work.session
     warnings = list(work.source.info.warnings)
@@ -371,7 +264,7 @@ def _told(work: _Work) -> TrainResult:
 
 
 def _say(
-    work: _Work,
+    work: Work,
     state: str,
     warnings: Sequence[str],
     *,
@@ -386,7 +279,7 @@ def _say(
     return document
 
 
-def _ended(work: _Work, state: str, warnings: Sequence[str], problem: LamellaError) -> None:
+def _ended(work: Work, state: str, warnings: Sequence[str], problem: LamellaError) -> None:
     """Leave word of a training that did not finish; a full disk must not hide the reason."""
     from lamella.training.callbacks.pictures import write_curves
 
@@ -410,26 +303,3 @@ def _how_to_go_on(session: Session) -> str:
         step *= session.config.trainer.validate_every
     where = f"goes on from step {step:,}" if step else "begins again: no validation was reached"
     return f"`lamella train --resume {folder}` {where}"
-
-
-def _has_unused(network: nn.Module, session: Session) -> bool:
-    """Whether some weights get no gradient: DDP has to be told."""
-    trial = copy.deepcopy(network).train()
-    items = [session.dataset[number] for number in range(2)]
-    batch = {
-        name: torch.stack([item[name] for item in items]) for name in items[0] if name != "number"
-    }
-    outputs: Any = trial(batch["image"])
-    target = session.task.target(batch["values"], batch["valid"])
-    if not isinstance(outputs, torch.Tensor):
-        outputs = list(outputs)
-    session.loss(outputs, target).backward()
-    return any(p.requires_grad and p.grad is None for p in trial.parameters())
-
-
-def _leave_group() -> None:
-    """Part from the other devices: what follows is done by the first alone."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()

@@ -11,7 +11,7 @@ __all__ = ["Clock", "LoopState"]
 
 _RESERVE_FRACTION = 0.05
 """Of a time limit, left for the last validation and the result until they were measured."""
-_MOST_RESERVE = 0.3
+_MOST_RESERVE = 0.4
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ import torch
 from lamella.core.errors import InputError
 from lamella.core.progress import Progress, SilentSink
 from lamella.training.build import build_optimiser, build_training_loss, build_training_network
+from lamella.training.checking import augment_options
 from lamella.training.chunk_order import PatchOrder
-from lamella.training.compose import augment_options
 from lamella.training.metrics import ConfusionCounts
 from lamella.training.patches import PatchDataset, PatchNumbers, make_loader
 from lamella.training.trainer import choose_devices, quiet, settled

@@ -40,8 +40,8 @@ def pairs(tmp_path):
 
 
 def batches(config, workers, world=1, rank=0):
+    from lamella.training.checking import augment_options
     from lamella.training.chunk_order import PatchOrder
-    from lamella.training.compose import augment_options
     from lamella.training.patches import PatchDataset
 
     source, task = build_data(config)

@@ -55,7 +55,7 @@ def assert_same(a, b, at=""):
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch, request):
     """Models are written in other tests; here only weights are compared."""
-    monkeypatch.setattr("lamella.training.run._Work.write", lambda work: _NoResult())
+    monkeypatch.setattr("lamella.training.work.Work.write", lambda work: _NoResult())
 
 
 class _NoResult:
