@@ -68,6 +68,17 @@ def test_chunks_that_were_not_fetched_are_counted(root):
     assert crop.raw_chunks[0] == 2
 
 
+def test_a_volume_of_terabytes_is_looked_at_where_its_crops_are(root):
+    """Billions of chunks that nobody fetched are not listed."""
+    for name in ("s0", "s1"):
+        array = root / "jrc_test/jrc_test.zarr/recon-1/em/fibsem-uint8" / name / ".zarray"
+        document = json.loads(array.read_text())
+        array.write_text(json.dumps({**document, "shape": [40_000, 50_000, 60_000]}))
+    crop = index_cellmap(str(root)).data_sets[0].crops[0]
+    assert crop.raw_missing == (0, 0)
+    assert crop.raw_chunks[0] == 2
+
+
 def test_a_file_system_in_memory(root):
     import fsspec
 

@@ -449,6 +449,8 @@ def test_one_data_set_is_split_by_crops_and_reported_as_leakage(mini):
         mini, spacing=MINI_NM, split=SplitConfig(by="file"), classes=("mito", "pm")
     )
     assert any(said.startswith("leakage: crops of jrc_vnc-a") for said in source.info.warnings)
+    assert any(said.startswith("pm: annotated in none of the 1 crops that validate")
+               for said in source.info.warnings)  # fmt: skip
     # The one crop with a plasma membrane has to be learnt from.
     assert "jrc_vnc-a/crop101" in source.info.specimens["train"]
     assert len(source.info.specimens["validation"]) == 1

@@ -15,7 +15,7 @@ from lamella.training.cellmap.index import find_data_sets, find_raw
 from lamella.training.cellmap.manifest import WantedLabel
 from lamella.training.cellmap.passes import context_of
 from lamella.training.cellmap.survey import survey_crops
-from lamella.training.cellmap.view import Chunks, find_view
+from lamella.training.cellmap.view import Chunks, find_view, text_nm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,10 +209,10 @@ def _wish(looker: _Looker, labels: list[WantedLabel], raw: tuple[Level, ...]) ->
         ),
     )
     if view is None or _sticks_out(first.grid, view):
-        low, high = (_nm(v) for v in (first.grid.low, first.grid.high))
+        low, high = (text_nm(v) for v in (first.grid.low, first.grid.high))
         raise InputError(
             f"{where} spans {low} to {high}; the raw data of {first.data_set} span"
-            f" {_nm(raw[0].grid.low)} to {_nm(raw[0].grid.high)}",
+            f" {text_nm(raw[0].grid.low)} to {text_nm(raw[0].grid.high)}",
             hint="check the translation (z, y, x, nm) in the manifest or the labels' .zattrs, or"
             " leave it out with --crop",
         )
@@ -225,14 +225,14 @@ def _wish(looker: _Looker, labels: list[WantedLabel], raw: tuple[Level, ...]) ->
         )
     if view.worst_ratio > MAX_RATIO:
         raise InputError(
-            f"the model was trained on voxels of {_nm(spacing)}; the nearest raw data of"
-            f" {first.data_set} have {_nm(view.raw.grid.spacing)}",
+            f"the model was trained on voxels of {text_nm(spacing)}; the nearest raw data of"
+            f" {first.data_set} have {text_nm(view.raw.grid.spacing)}",
             hint="check the units of both, or choose another model",
         )
     if view.worst_ratio > TOLERATED_RATIO:
         note = (
-            f"{view.raw.path} ({_nm(view.raw.grid.spacing)}) is resampled to the model's"
-            f" {_nm(spacing)}"
+            f"{view.raw.path} ({text_nm(view.raw.grid.spacing)}) is resampled to the model's"
+            f" {text_nm(spacing)}"
         )
         if note not in looker.warnings:
             looker.warnings.append(note)
@@ -273,7 +273,3 @@ def _is_meant(label: WantedLabel, pattern: str) -> bool:
     return fnmatchcase(label.crop, pattern) or fnmatchcase(
         f"{label.data_set}/{label.crop}", pattern
     )
-
-
-def _nm(values: Triple) -> str:
-    return " x ".join(f"{value:.6g}" for value in values) + " nm"

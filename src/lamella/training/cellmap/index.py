@@ -13,7 +13,7 @@ Source: the challenge's layout, see :mod:`lamella.training.cellmap.classes`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from lamella.core.progress import Progress, SilentSink
 from lamella.training.cellmap.classes import ClassTable
 from lamella.training.cellmap.grid import choose_level
 from lamella.training.cellmap.tree import Level, Tree
+from lamella.training.cellmap.view import Chunks
 
 if TYPE_CHECKING:
     from lamella.core.progress import ProgressSink
@@ -50,6 +51,7 @@ MERGED = "all"
 MASK_SUFFIX = "_mask"
 """Ends the name of an array that says where a class was annotated well enough to be scored."""
 _PREFERRED_RAW = "fibsem-uint8"
+_N_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +192,11 @@ def index_cellmap(root: str, *, sink: ProgressSink | None = None) -> CellmapInde
     ]
     made: dict[str, list[Crop]] = {path: [] for _, path in places}
     raws = {path: find_raw(tree, path, findings) for _, path in places}
-    missing = {
-        path: [tree.missing_chunks(level) for level in levels] for path, levels in raws.items()
-    }
+    chunks = Chunks(tree)
     for done, (_, path, name) in enumerate(crops):
         listener.check()
         listener.emit(Progress("looking at crops", done, len(crops), "crops"))
-        crop = _crop(tree, f"{path}/{GROUND_TRUTH}/{name}", raws[path], missing[path], findings)
+        crop = _crop(tree, f"{path}/{GROUND_TRUTH}/{name}", raws[path], chunks, findings)
         if crop is not None:
             made[path].append(crop)
     listener.emit(Progress("looking at crops", len(crops), len(crops), "crops"))
@@ -213,11 +213,15 @@ def find_data_sets(tree: Tree) -> list[tuple[str, str]]:
             candidates.append((name.removesuffix(".zarr"), f"{name}/recon-1"))
         else:
             candidates.append((name, f"{name}/{name}.zarr/recon-1"))
-    return [
-        (name, path)
-        for name, path in candidates
-        if tree.folders(f"{path}/{GROUND_TRUTH}") or tree.folders(f"{path}/{RAW}")
-    ]
+
+    def has_data(candidate: tuple[str, str]) -> bool:
+        path = candidate[1]
+        return bool(tree.folders(f"{path}/{GROUND_TRUTH}") or tree.folders(f"{path}/{RAW}"))
+
+    # In a bucket every look is a journey; there are a hundred data sets.
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        found = list(pool.map(has_data, candidates))
+    return [known for known, is_there in zip(candidates, found, strict=True) if is_there]
 
 
 def find_raw(tree: Tree, path: str, findings: list[Finding]) -> tuple[Level, ...]:
@@ -240,7 +244,7 @@ def _crop(
     tree: Tree,
     path: str,
     raw: tuple[Level, ...],
-    missing: list[set[tuple[int, ...]]],
+    chunks: Chunks,
     findings: list[Finding],
 ) -> Crop | None:
     table = ClassTable.read()
@@ -264,7 +268,7 @@ def _crop(
         findings.append(
             Finding("mixed_voxel_sizes", path, f"classes have voxels of {sorted(spacings)} nm")
         )
-    touched = [_touched(level, finest) for level in raw]
+    boxes = [level.grid.box_around(finest).clamp(level.grid.shape) for level in raw]
     if raw and not raw[0].grid.holds(finest):
         findings.append(
             Finding(
@@ -279,8 +283,8 @@ def _crop(
         tuple(classes),
         finest.low,
         finest.high,
-        tuple(len(chunks & gone) for chunks, gone in zip(touched, missing, strict=True)),
-        tuple(len(chunks) for chunks in touched),
+        tuple(len(chunks.missing(level, box)) for level, box in zip(raw, boxes, strict=True)),
+        tuple(chunks.count(level, box) for level, box in zip(raw, boxes, strict=True)),
     )
 
 
@@ -322,16 +326,6 @@ def _has_voxels(tree: Tree, level: Level) -> bool:
 def _all_chunks(level: Level) -> set[tuple[int, ...]]:
     counts = [-(-n // c) for n, c in zip(level.grid.shape, level.chunks, strict=True)]
     return set(itertools.product(*(range(count) for count in counts)))
-
-
-def _touched(level: Level, grid: Any) -> set[tuple[int, ...]]:
-    """Chunks of a raw level that a crop's extent touches."""
-    box = level.grid.box_around(grid)
-    ranges: Iterator[range] = (
-        range(max(0, a) // c, -(-min(b, n) // c))
-        for a, b, c, n in zip(box.start, box.stop, level.chunks, level.grid.shape, strict=True)
-    )
-    return set(itertools.product(*ranges))
 
 
 def finest_first(levels: tuple[Level, ...]) -> tuple[Level, ...]:

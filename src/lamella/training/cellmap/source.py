@@ -25,7 +25,7 @@ from lamella.training.cellmap.known import LabelReader, may_be_known
 from lamella.training.cellmap.split import split_crops
 from lamella.training.cellmap.survey import survey_crops
 from lamella.training.cellmap.tree import Tree
-from lamella.training.cellmap.view import Chunks, find_view
+from lamella.training.cellmap.view import Chunks, find_view, text_nm
 from lamella.training.cellmap.wanted import fixed_normalisation, learnt_classes
 from lamella.training.chunk_order import draw_point, draw_start
 from lamella.training.source import SourceInfo
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CellmapSource", "CropRegion"]
 
-_TOLERATED_RATIO = 1.25
 _N_TRIES = 16
 """Voxels tried until one with raw data is found."""
 _KEPT_BYTES = 2**28
@@ -89,6 +88,7 @@ class CellmapSource:
             "train": split.train, "validation": split.validation, "test": split.test,
         }  # fmt: skip
         warnings += split.warnings
+        warnings += self._unjudged(split.validation)
         volumes = np.array([self._views[p.key].crop.size for p in split.train], np.float64)
         self._shares = np.cumsum(volumes / volumes.sum())
         self._candidates = self._with_class(split.train, warnings)
@@ -271,7 +271,7 @@ class CellmapSource:
             if view is None:
                 warnings.append(
                     f"{place.path} lies outside of the raw data, or is thinner than a voxel of"
-                    f" {_nm(self._config.spacing)}; it is left out"
+                    f" {text_nm(self._config.spacing)}; it is left out"
                 )
                 continue
             if len(view.missing) == view.n_chunks:
@@ -279,7 +279,7 @@ class CellmapSource:
                     f"{place.path}: no raw data were fetched for this crop; it is left out"
                 )
                 continue
-            warnings += _complaints(place, view, far, self._config.spacing)
+            warnings += view.complaints(place.path, far)
             self._views[place.key] = view
             usable.append(place)
         if not usable:
@@ -337,6 +337,15 @@ class CellmapSource:
             )
         return candidates
 
+    def _unjudged(self, validation: Sequence[CropPlace]) -> list[str]:
+        names = [n for n in self._names if not any(self._may_know(p, n) for p in validation)]
+        if not validation or not names:
+            return []
+        return [
+            f"{', '.join(names)}: annotated in none of the {len(validation)} crops that validate,"
+            " so nothing tells how well it is learnt"
+        ]
+
     # -- arrays, and travelling to other processes
 
     def _open(self, path: str) -> LazyArray:
@@ -378,25 +387,3 @@ def _start(rng: np.random.Generator, n: int, point: int, low: int, high: int) ->
     jitter = n // 4
     start = point - n // 2 + int(rng.integers(-jitter, jitter + 1))
     return min(max(start, low), high - n)
-
-
-def _complaints(
-    place: CropPlace, view: CropView, far: set[str], spacing: tuple[float, float, float]
-) -> list[str]:
-    said = []
-    if view.missing:
-        said.append(
-            f"{place.path}: {len(view.missing)} of {view.n_chunks} chunks of {view.raw.path} were"
-            " not fetched; nothing is learnt there"
-        )
-    if view.worst_ratio > _TOLERATED_RATIO and view.raw.path not in far:
-        far.add(view.raw.path)
-        said.append(
-            f"{view.raw.path} ({_nm(view.raw.grid.spacing)}) is the nearest level to"
-            f" {_nm(spacing)}; it is resampled by up to {view.worst_ratio:.3g}"
-        )
-    return said
-
-
-def _nm(spacing: tuple[float, float, float]) -> str:
-    return " x ".join(f"{value:g}" for value in spacing) + " nm"

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lamella.training.cellmap.grid import Grid, choose_level
+from lamella.training.cellmap.grid import TOLERATED_RATIO, Grid, choose_level
 from lamella.training.cellmap.regrid import intensity_taps, read_block, take_intensities
 from lamella.volume.box import Box
 
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from lamella.training.cellmap.tree import Level, Tree
     from lamella.volume.source import LazyArray
 
-__all__ = ["Chunks", "CropView", "find_view"]
+__all__ = ["Chunks", "CropView", "find_view", "text_nm"]
 
 _HAIR = 1e-3
 """Share of a voxel by which a crop's border may miss that of a voxel."""
+_N_THREADS = 16
 
 
 class Chunks:
@@ -56,12 +58,18 @@ class Chunks:
         """Chunks that a box of voxels touches and that were not fetched."""
         if self._assumes_all:
             return frozenset()
-        ranges = [
-            range(max(0, a) // c, -(-min(b, n) // c))
-            for a, b, c, n in zip(box.start, box.stop, level.chunks, level.grid.shape, strict=True)
-        ]
-        touched = ((z, y, x) for z, y, x in itertools.product(*ranges))
-        return frozenset(index for index in touched if not self._is_there(level, index))
+        touched = [(z, y, x) for z, y, x in itertools.product(*_ranges(level, box))]
+        if self._tree.is_remote:
+            with ThreadPoolExecutor(_N_THREADS) as pool:
+                there = list(pool.map(lambda index: self._is_there(level, index), touched))
+        else:
+            there = [self._is_there(level, index) for index in touched]
+        return frozenset(i for i, is_there in zip(touched, there, strict=True) if not is_there)
+
+    @staticmethod
+    def count(level: Level, box: Box) -> int:
+        """How many chunks a box of voxels touches."""
+        return math.prod(len(along) for along in _ranges(level, box))
 
     def _is_there(self, level: Level, index: tuple[int, ...]) -> bool:
         separator = self._separators.get(level.path)
@@ -72,6 +80,14 @@ class Chunks:
         if path not in self._known:
             self._known[path] = self._tree.has(path)
         return self._known[path]
+
+
+def _ranges(level: Level, box: Box) -> list[range]:
+    """Chunks that a box touches, along each axis."""
+    return [
+        range(max(0, a) // c, -(-min(b, n) // c))
+        for a, b, c, n in zip(box.start, box.stop, level.chunks, level.grid.shape, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +144,27 @@ class CropView:
         # Known where everything that a voxel is made of is.
         share = take_intensities(known.astype(np.float32), taps)
         return take_intensities(filled, taps), share > 1 - 1e-4
+
+    def complaints(self, path: str, told: set[str]) -> list[str]:
+        """What a person should hear of a crop.
+
+        Args:
+            path: of the crop.
+            told: raw levels that were complained of already; those of now are added.
+        """
+        said = []
+        if self.missing:
+            said.append(
+                f"{path}: {len(self.missing)} of {self.n_chunks} chunks of {self.raw.path} were not"
+                " fetched; nothing is learnt there"
+            )
+        if self.worst_ratio > TOLERATED_RATIO and self.raw.path not in told:
+            told.add(self.raw.path)
+            said.append(
+                f"{self.raw.path} ({text_nm(self.raw.grid.spacing)}) is the nearest level to"
+                f" {text_nm(self.grid.spacing)}; it is resampled by up to {self.worst_ratio:.3g}"
+            )
+        return said
 
     def are_fetched(self, points: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether the stored voxels nearest to voxels of ``grid``, (n, 3), were fetched."""
@@ -218,10 +255,7 @@ def _view(
     crop = Box(tuple(start), tuple(stop))
     touched = _stored(level, grid, crop)
     missing = chunks.missing(level, touched)
-    n_chunks = math.prod(
-        -(-b // c) - a // c
-        for a, b, c in zip(touched.start, touched.stop, level.chunks, strict=True)
-    )
+    n_chunks = chunks.count(level, touched)
     return CropView(level, grid, crop, crop, missing, n_chunks, worst_ratio)
 
 
@@ -271,3 +305,13 @@ def _furthest(
         else:
             good = middle
     return here - good if is_low else here + good
+
+
+def text_nm(values: Triple) -> str:
+    """Lengths for people.
+
+    Examples:
+        >>> text_nm((50.0, 4.6, 4.6))
+        '50 x 4.6 x 4.6 nm'
+    """
+    return " x ".join(f"{value:.6g}" for value in values) + " nm"
