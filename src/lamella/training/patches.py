@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from lamella.core.errors import InputError
+from lamella.core.errors import InputError, LamellaError
 from lamella.training.augment import AugmentOptions, draw
 from lamella.training.chunk_order import PatchOrder
+from lamella.training.patch_reader import worker_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,28 @@ class PatchDataset(Dataset[Item]):
         return draw(rng, self.augment, self.shape, self.spacing).apply(sample)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reporting(Dataset[Any]):
+    """Patches in a worker process: errors of ours come back as they are.
+
+    PyTorch would raise them anew with the worker's whole traceback as their message, and without
+    the hint.
+    """
+
+    dataset: PatchDataset
+
+    def __getitem__(self, number: int) -> Item | LamellaError:
+        try:
+            return self.dataset[number]
+        except LamellaError as error:
+            return error
+
+
+def _collate(items: list[Any]) -> Any:
+    """A batch, or the first error in it."""
+    return next((i for i in items if isinstance(i, LamellaError)), None) or default_collate(items)
+
+
 class PatchNumbers(Sampler[int]):
     """Numbers of the patches of one epoch, for one of several devices.
 
@@ -150,6 +173,8 @@ class PatchLoader(DataLoader[Item]):
             batch = next(inner, None)
             if batch is None:
                 return
+            if isinstance(batch, LamellaError):
+                raise batch
             if self._has_started:
                 self._waited_s += time.perf_counter() - began
             self._has_started = True
@@ -175,19 +200,15 @@ def make_loader(
     """
     more: dict[str, Any] = {}
     if workers:
-        import multiprocessing
-
-        # Not fork: readers of zarr keep threads, and a forked child would wait for them forever.
-        context = multiprocessing.get_context("forkserver")
-        # What every worker needs is imported once, in the process that they are forked from.
-        context.set_forkserver_preload(["lamella.training.patches"])
         more = {
             "persistent_workers": True,
             "prefetch_factor": _AHEAD,
-            "multiprocessing_context": context,
+            # What every worker needs is imported once, in the process that they are forked from.
+            "multiprocessing_context": worker_context(["lamella.training.patches"]),
+            "collate_fn": _collate,
         }
     return PatchLoader(
-        dataset,
+        _Reporting(dataset) if workers else dataset,
         batch_size=batch_size,
         sampler=numbers,
         num_workers=workers,
