@@ -124,7 +124,7 @@ def data_of(
     if colors := words.pop("colors", ()):
         changes["colors"] = dict(_named(word, "--color", parse_color) for word in colors)
     kind = _kind(words)
-    config, task = _base(folder, named, changes)
+    config, task = _base(folder, named, changes, kind)
     config = config.model_copy(update=changes)
     task = _task(task, config, words, kind)
     return config, task, kind
@@ -168,7 +168,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
 
 
 def _base(
-    folder: Path, named: str | None, changes: dict[str, Any]
+    folder: Path, named: str | None, changes: dict[str, Any], kind: str | None
 ) -> tuple[PairsConfig, TaskConfig | None]:
     """Where the words start from: a configuration, the data set's document, or a usual layout."""
     from lamella.training.configuration import ClassConfig, PairsConfig, TaskConfig
@@ -196,10 +196,9 @@ def _base(
         if {"images", "labels", "masks"} & changes.keys():
             config = config.model_copy(update={"index": "", "root": str(path.parent / index.root)})
         return config, task
-    if "images" in changes and "labels" in changes:
+    if changes.keys() & {"images", "labels"}:
         return PairsConfig(root=str(folder)), None
-    guessed = guess_layout(folder) if not changes.keys() & {"images", "labels"} else None
-    return guessed or PairsConfig(root=str(folder)), None
+    return guess_layout(folder, wants_objects=kind == "boundary"), None
 
 
 def _task(

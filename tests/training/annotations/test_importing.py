@@ -377,6 +377,23 @@ def test_what_is_converted_can_be_checked_and_trained_on(tmp_path, capsys):
     assert main(["dataset", "index", str(tmp_path / "out"), "-q"]) == 0
 
 
+def test_objects_to_train_on_know_what_is_ignored(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        noise = np.random.default_rng(ord(name)).integers(0, 255, (40, 50)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+        features = [_feature("Polygon", [_ring(n, 2, n + 3, 12)], "axon") for n in (2, 8, 14)]
+        features.append(_feature("Polygon", [_ring(20, 2, 22, 12)], "Ignore*"))
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(features))
+    out = str(tmp_path / "out")
+    assert main(["dataset", "convert", str(tmp_path), out, "--instances", "-q"]) == 0
+    capsys.readouterr()
+    assert main(["dataset", "check", out, "--instances", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["data"]["masks"] == "known/**/*"
+    assert answer["pairs"][0]["class_counts"] == {"objects": 90}
+    assert answer["pairs"][0]["n_valid"] == 40 * 50 - 20
+
+
 def test_shapes_lie_where_they_were_drawn(tmp_path):
     path = tmp_path / "a.geojson"
     path.write_text(json.dumps([_feature("Polygon", [_ring(27, 17, 40, 40)], "x")]))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lamella.core.errors import InputError, LamellaError, OutputExistsError
 from lamella.core.progress import Progress, SilentSink
 from lamella.io.format import storage_errors
-from lamella.training.annotations.classes import ClassList
+from lamella.training.annotations.classes import IGNORE, ClassList
 from lamella.training.annotations.labelme import find_labelme_files, read_labelme
 from lamella.training.annotations.rasterise import rasterise
 from lamella.training.annotations.writer import ConvertOptions, DataSetWriter, Drawn
@@ -114,7 +114,13 @@ def convert_drawn(
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         with storage_errors(target):
-            writer = DataSetWriter(part, root, known, options)
+            writer = DataSetWriter(
+                part,
+                root,
+                known,
+                options,
+                has_ignored=any(s.label == IGNORE for file in kept for s in file.shapes),
+            )
             for done, file in enumerate(kept):
                 listener.check()
                 listener.emit(Progress("converting", done, len(kept), "images"))

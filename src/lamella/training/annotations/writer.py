@@ -3,6 +3,7 @@
 ::
 
     pairs   images/NAME.EXT    labels/NAME.tif      (instances/NAME.tif)     classes.json
+                                                    (known/NAME.tif: 0 where instances are ignored)
     voc     JPEGImages/ SegmentationClass/ SegmentationClassNpy/
             (SegmentationObject/ SegmentationObjectNpy/)                     class_names.txt
     coco    JPEGImages/ annotations.json
@@ -98,13 +99,23 @@ class DataSetWriter:
         root: folder that names are taken from.
         known: names and values of classes.
         options: layout.
+        has_ignored: whether any image has pixels to be ignored.
     """
 
-    def __init__(self, folder: Path, root: Path, known: ClassList, options: ConvertOptions) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: Path,
+        known: ClassList,
+        options: ConvertOptions,
+        *,
+        has_ignored: bool = False,
+    ) -> None:
         self._folder = folder
         self._root = root
         self._known = known
         self._options = options
+        self._has_ignored = has_ignored
         self._names: set[str] = set()
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
@@ -162,6 +173,10 @@ class DataSetWriter:
         if self._options.has_instances:
             path = self._path("instances", f"{name}.tif")
             self._save(_dense(drawing.objects), path, volume, (), is_instance=True)
+            if self._has_ignored:
+                # Ids have no value for it: 0 would teach that nothing is there.
+                is_known = (drawing.classes >= 0).astype(np.uint8)
+                self._save(is_known, self._path("known", f"{name}.tif"), volume, ())
 
     def _add_voc(self, file: Drawn, name: str, drawing: Drawing) -> None:
         self._copy_jpeg(file, self._path("JPEGImages", f"{name}.jpg"))

@@ -48,11 +48,13 @@ _MANY = 32
 _COUNTED = 1 << 16
 
 
-def guess_layout(root: Path) -> PairsConfig:
+def guess_layout(root: Path, *, wants_objects: bool = False) -> PairsConfig:
     """Patterns for a folder that is laid out in one of the usual ways.
 
     Args:
         root: the folder.
+        wants_objects: ids of objects are looked for first, as ``dataset convert --instances``
+            writes them.
 
     Raises:
         MissingPathError: there is no such folder.
@@ -60,6 +62,9 @@ def guess_layout(root: Path) -> PairsConfig:
     """
     if not root.is_dir():
         raise MissingPathError(f"there is no folder {root}", hint="check the path")
+    if wants_objects and (root / "images").is_dir() and (root / "instances").is_dir():
+        masks = "known/**/*" if (root / "known").is_dir() else ""
+        return PairsConfig(root=str(root), labels="instances/**/*", masks=masks)
     best: tuple[int, PairsConfig] | None = None
     for images, labels in _candidates(root):
         config = PairsConfig(root=str(root), images=images, labels=labels)
