@@ -24,13 +24,14 @@ from lamella.networks.encoders import (
     encoder_options,
     has_one_stride,
 )
+from lamella.networks.registry import parse_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-__all__ = ["PublishedWeights", "load_published", "published_weights"]
+__all__ = ["PublishedWeights", "load_published", "published_weights", "published_weights_of"]
 
 _WAY_OUT = (
     "run it once where the network is, and copy the folder of the Hugging Face cache"
@@ -82,7 +83,9 @@ def published_weights(name: str) -> PublishedWeights:
     return PublishedWeights(name, address, licence or "unknown")
 
 
-def load_published(network: nn.Module, arguments: Mapping[str, Any]) -> PublishedWeights:
+def load_published(
+    network: nn.Module, network_id: str, arguments: Mapping[str, Any]
+) -> PublishedWeights:
     """Give a network's encoder its published weights, for any number of input channels.
 
     Where images do not have three channels, the filters of the first layer are summed or repeated,
@@ -90,22 +93,17 @@ def load_published(network: nn.Module, arguments: Mapping[str, Any]) -> Publishe
 
     Args:
         network: built from ``arguments``; changed in place.
-        arguments: of the network, with ``encoder`` and ``in_channels``.
+        network_id: id in the registry.
+        arguments: of the network.
 
     Raises:
         InputError: a network without an encoder, or an encoder without published weights.
         OfflineError: weights that cannot be fetched from here, with the way out.
         ModelError: weights that do not fit.
     """
-    encoder: Any = getattr(network, "encoder", None)
-    if encoder is None or "encoder" not in arguments:
-        raise InputError(
-            "network.pretrained: this network has no encoder with published weights",
-            hint="name one, network.arguments.encoder=resnet34, for unet, fpn, pspnet,"
-            " deeplabv3plus, upernet or dpt; or network.pretrained=false",
-        )
-    name = str(arguments["encoder"])
-    published = published_weights(name)
+    published = published_weights_of(network_id, arguments)
+    name = published.encoder
+    encoder: Any = network.encoder
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -125,6 +123,22 @@ def load_published(network: nn.Module, arguments: Mapping[str, Any]) -> Publishe
             hint="use its usual depth, or network.pretrained=false",
         ) from error
     return published
+
+
+def published_weights_of(network_id: str, arguments: Mapping[str, Any]) -> PublishedWeights:
+    """What is published for the encoder of a network.
+
+    Raises:
+        InputError: a network without an encoder, or nothing is published for it.
+    """
+    name = getattr(parse_arguments(network_id, arguments), "encoder", None)
+    if name is None:
+        raise InputError(
+            f"network.pretrained: network {network_id!r} has no encoder with published weights",
+            hint="use unet, fpn, pspnet, deeplabv3plus, upernet or dpt; or"
+            " network.pretrained=false",
+        )
+    return published_weights(str(name))
 
 
 def _of_timm(name: str) -> tuple[str, str]:

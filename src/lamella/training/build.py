@@ -6,13 +6,13 @@ The network's channels follow from the data and the task; everything else is in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lamella.core.errors import AxesError, DownloadError, InputError, ModelError
+from lamella.core.errors import AxesError, InputError, ModelError
 from lamella.models.store import find_model
+from lamella.networks.pretrained import load_published
 from lamella.networks.registry import build_network, find_network
 from lamella.training.losses import DeepSupervision, build_loss
 
@@ -73,7 +73,7 @@ def build_training_network(
         torch.manual_seed(config.seed)
         network = build_network(config.network.id, arguments)
     if config.network.pretrained:
-        _load_published(network, arguments)
+        load_published(network, config.network.id, arguments)
     if config.network.start:
         _load_start(network, find_model(config.network.start, places))
     layout = torch.channels_last if descriptor.axes == "yx" else torch.channels_last_3d
@@ -125,44 +125,6 @@ def build_optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.
     if config.kind == "radam":
         return torch.optim.RAdam(groups, lr=config.learning_rate, decoupled_weight_decay=True)
     return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def _load_published(network: nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Give the encoder its published weights, for any number of input channels."""
-    encoder = getattr(network, "encoder", None)
-    name = arguments.get("encoder", getattr(type(encoder), "__name__", ""))
-    if encoder is None or "encoder" not in arguments:
-        raise InputError(
-            "network.pretrained: this network has no encoder with published weights",
-            hint="use a network over an encoder (unet, fpn, pspnet, deeplabv3plus, upernet), or"
-            " network.pretrained=false",
-        )
-    import segmentation_models_pytorch as smp
-
-    try:
-        donor = smp.encoders.get_encoder(
-            name,
-            in_channels=arguments["in_channels"],
-            depth=int(arguments.get("encoder_depth", 5)),
-            weights="imagenet",
-        )
-    except KeyError as error:
-        raise InputError(
-            f"network.pretrained: encoder {name!r} has no published weights ({error})",
-            hint="choose another encoder, or network.pretrained=false",
-        ) from None
-    except Exception as error:  # whatever the hub's client raises
-        raise DownloadError(
-            f"the published weights of encoder {name!r} could not be fetched: {error}",
-            hint="check the network, or train without: network.pretrained=false",
-        ) from error
-    try:
-        encoder.load_state_dict(donor.state_dict())
-    except RuntimeError as error:
-        raise ModelError(
-            f"the published weights of encoder {name!r} do not fit this network",
-            hint="use its usual depth and output stride, or network.pretrained=false",
-        ) from error
 
 
 def _load_start(network: nn.Module, folder: ModelFolder) -> None:

@@ -206,7 +206,7 @@ def _card(
             recipe=_recipe(config),
             seed=config.seed,
             steps=steps,
-            notes=_splits(source),
+            notes=" ".join(part for part in (_splits(source), _start_of(config)) if part),
         ),
     )
 
@@ -220,6 +220,17 @@ def _recipe(config: TrainConfig) -> str:
         f" {patch}, {optimiser.kind} at {optimiser.learning_rate:g}, {config.schedule.kind};"
         " config.yaml of the run says all"
     )
+
+
+def _start_of(config: TrainConfig) -> str:
+    """What published weights the encoder started from, and their licence."""
+    if not config.network.pretrained:
+        return ""
+    from lamella.networks.pretrained import published_weights_of
+
+    # Only the encoder is read, but the network's arguments are checked whole.
+    arguments = {**config.network.arguments, "in_channels": 1, "out_channels": 1}
+    return published_weights_of(config.network.id, arguments).note
 
 
 def _splits(source: PatchSource) -> str:
