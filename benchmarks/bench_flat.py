@@ -1,14 +1,20 @@
 """Memory of whole commands as volumes grow in z: linking, exporting and restoring must not grow.
 
-Each command runs in a process of its own, on a volume and on one four times as deep; the table
-gives the peak of its resident memory.
+    python benchmarks/bench_flat.py                     all, on 64, 256 and 1024 slices of 256²
+    python benchmarks/bench_flat.py link --depths 64 256
+
+Each command runs in a process of its own. The table gives the peak of what it allocates (RssAnon)
+and of its resident memory (which also counts the pages of files that it has mapped, as long as
+nobody else wants the room), both looked at every few milliseconds, and how they grow from the first
+depth to the last. Linking keeps a table of its objects: the benchmark's labels have 100 a slice.
 """
 
+import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -18,7 +24,7 @@ import lamella as lm
 from lamella.volume.labels import Labels
 
 RESULT = Path(__file__).parent / "results" / "flat-in-z.json"
-DEPTHS = (64, 256)
+DEPTHS = (64, 256, 1024)
 PLANE = 256
 
 
@@ -44,48 +50,82 @@ def volumes(folder, depth):
     return paths
 
 
-def peak_mb(words):
-    """Peak resident memory of a command, MB."""
+def peaks_mb(words):
+    """Peaks of allocated and of resident memory of a command, MB."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lamella", *map(str, words), "-q"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    peaks = {"RssAnon": 0.0, "VmRSS": 0.0}
+    while process.poll() is None:
+        try:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        except OSError:
+            break
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in peaks:
+                peaks[name] = max(peaks[name], int(value.split()[0]) / 1024)
+        time.sleep(0.003)
+    if process.wait():
         sys.exit(f"{words}: {process.stderr.read().decode()}")
-    return usage.ru_maxrss / 1024
+    return peaks["RssAnon"], peaks["VmRSS"]
+
+
+COMMANDS = {
+    "link": (1, ["link", "IN", "-o", "OUT.ome.zarr"]),
+    "export to MRC": (1, ["convert", "IN", "OUT.mrc", "--dtype", "uint16"]),
+    "export to NIfTI": (1, ["convert", "IN", "OUT.nii.gz"]),
+    "export to NRRD": (1, ["convert", "IN", "OUT.nrrd"]),
+    "export to TIFF": (1, ["convert", "IN", "OUT.ome.tif"]),
+    "restore, non-local means": (
+        0,
+        ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "denoise", "--method", "non_local_means"],
+    ),
+    "restore, Richardson-Lucy": (
+        0, ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "deblur", "--psf-sigma", "1.5um"],
+    ),
+}  # fmt: skip
 
 
 def main():
-    rows = []
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("part", nargs="?", default="", help="only commands with this in their name")
+    parser.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS))
+    chosen = parser.parse_args()
+    known = json.loads(RESULT.read_text())["rows"] if RESULT.exists() and chosen.part else []
+    rows = {row["what"]: row for row in known}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # A child counts the pages of the process it was forked from: this one has to stay small.
         with ProcessPoolExecutor(1) as pool:
-            inputs = {depth: pool.submit(volumes, folder, depth).result() for depth in DEPTHS}
-        for what, source, words in (
-            ("link", 1, ["link", "IN", "-o", "OUT.ome.zarr"]),
-            ("export to MRC", 1, ["convert", "IN", "OUT.mrc", "--dtype", "uint16"]),
-            ("export to NIfTI", 1, ["convert", "IN", "OUT.nii.gz"]),
-            ("export to NRRD", 1, ["convert", "IN", "OUT.nrrd"]),
-            ("export to TIFF", 1, ["convert", "IN", "OUT.ome.tif"]),
-            ("restore, non-local means", 0,
-             ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "denoise",
-              "--method", "non_local_means"]),
-            ("restore, Richardson-Lucy", 0,
-             ["restore", "IN", "-o", "OUT.ome.zarr", "--mode", "deblur", "--psf-sigma", "1.5um"]),
-        ):  # fmt: skip
-            peaks = []
-            for depth in DEPTHS:
+            inputs = {d: pool.submit(volumes, folder, d).result() for d in chosen.depths}
+        for what, (source, words) in COMMANDS.items():
+            if chosen.part not in what:
+                continue
+            found = []
+            for depth in chosen.depths:
                 names = {"IN": str(inputs[depth][source])}
                 out = f"{what.replace(' ', '-').replace(',', '')}-{depth}"
                 told = [names.get(w, w.replace("OUT", str(folder / out))) for w in words]
-                peaks.append(peak_mb(told))
-            rows.append({"what": what, "peak_mb": peaks, "ratio": peaks[1] / peaks[0]})
-            print(f"{what:28} {peaks[0]:7.0f} -> {peaks[1]:7.0f} MB   x {rows[-1]['ratio']:.2f}")
-    document = {"plane": PLANE, "depths": DEPTHS, "rows": rows}
-    RESULT.write_text(json.dumps(document, indent=2) + "\n")
+                found.append(peaks_mb(told))
+            allocated, resident = ([round(v, 1) for v in part] for part in zip(*found, strict=True))
+            rows[what] = {
+                "what": what,
+                "depths": chosen.depths,
+                "allocated_mb": allocated,
+                "resident_mb": resident,
+                "ratio": round(allocated[-1] / allocated[0], 3),
+            }
+            words = " -> ".join(f"{v:.0f}" for v in allocated)
+            print(
+                f"{what:26} allocated {words} MB (x {rows[what]['ratio']:.2f}), resident"
+                f" {' -> '.join(f'{v:.0f}' for v in resident)} MB",
+                flush=True,
+            )
+    ordered = [rows[what] for what in COMMANDS if what in rows]
+    RESULT.write_text(json.dumps({"plane": PLANE, "rows": ordered}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SLAB_VOXELS = 2**25
-"""Files are stored in blocks of many slices: reading few at a time would unpack each many times."""
+"""At most so many at once; as many slices as files are stored in blocks of, where that is fewer:
+reading few at a time would unpack each block many times."""
 
 
 @click.command()
@@ -53,6 +54,7 @@ def command(labels: Path, output: Path, **words: Any) -> None:
     from lamella.core.errors import OutputExistsError
     from lamella.instances import link_slices
     from lamella.io.format import SaveOptions, find_writer, open_labels, save_volume
+    from lamella.io.scratch import ScratchArray
 
     console = console_of(words)
     given = open_labels(labels, open_options(words), is_instance=True)
@@ -68,10 +70,7 @@ def command(labels: Path, output: Path, **words: Any) -> None:
         created: list[Any] = []
 
         def create(dtype: Any) -> Any:
-            import numpy as np
-
-            file = Path(scratch) / "ids"
-            created.append(np.memmap(file, dtype, "w+", shape=source.spatial_shape))
+            created.append(ScratchArray(Path(scratch) / "ids", source.spatial_shape, dtype))
             return created[0]
 
         found = link_slices(
@@ -79,7 +78,7 @@ def command(labels: Path, output: Path, **words: Any) -> None:
             create,
             spacing=source.spacing.values,
             options=options,
-            slab_depth=max(1, _SLAB_VOXELS // (source.spatial_shape[1] * source.spatial_shape[2])),
+            slab_depth=_slab_depth(source.spatial_shape),
             sink=sink,
         )
         result = replace(given, data=created[0], levels=(), is_instance=True)
@@ -94,6 +93,13 @@ def command(labels: Path, output: Path, **words: Any) -> None:
         f" {found.n_branches} branches joined)"
     )
     console.answer(document, text)
+
+
+def _slab_depth(shape: tuple[int, ...]) -> int:
+    """Slices to read at once: one block of chunks as Lamella writes them, or what memory allows."""
+    from lamella.io.ome_zarr_arrays import chunk_shape
+
+    return max(1, min(chunk_shape(shape)[0], _SLAB_VOXELS // (shape[1] * shape[2])))
 
 
 def _options(given: "Labels", words: dict[str, Any]) -> "LinkOptions":

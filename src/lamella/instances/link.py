@@ -2,7 +2,7 @@
 
 Two passes, both slab by slab: the first builds the overlap graph (:mod:`.overlap_graph`), from
 which the rules (:mod:`.link_rules`) make objects; the second replaces labels by ids. Memory is a
-few slabs and about 150 bytes an object and slice, whatever the depth.
+few slabs and about 360 bytes an object and slice, whatever the depth.
 
 Objects are numbered 1..n by their first voxel in scan order (z slowest); no id is used twice.
 The objects depend neither on the values of the labels, nor on the direction in which the slices

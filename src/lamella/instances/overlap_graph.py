@@ -2,7 +2,7 @@
 
 The nodes are *sections* (one object of one slice, whatever its label), the edges overlaps of
 sections one, two, ... slices apart. The graph is built slab by slab in one pass over the labels
-and is all that stays in memory: about 100 bytes a section, nothing a voxel.
+and is all that stays in memory: about 110 bytes a section, nothing a voxel.
 
 Slices without any object say nothing of the objects around them. They are left out of the count:
 *rank* numbers the slices that hold objects, and distances are distances of ranks. Only a run of
