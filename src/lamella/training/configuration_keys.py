@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from lamella.training.configuration import TrainConfig
 
-__all__ = ["Key", "data_kinds", "known_keys", "nearest_keys"]
+__all__ = ["Key", "data_kinds", "documents_of", "known_keys", "nearest_keys", "type_name"]
 
 _USUAL = {
     "accumulate_grad_batches": "trainer.accumulate",
@@ -77,7 +77,7 @@ def known_keys() -> dict[str, Key]:
 @cache
 def data_kinds() -> frozenset[str]:
     """Words that tell the kinds of data apart; pydantic puts them into the places of problems."""
-    documents = _documents(TrainConfig.model_fields["data"].annotation)
+    documents = documents_of(TrainConfig.model_fields["data"].annotation)
     return frozenset(str(one.model_fields["kind"].default) for one in documents)
 
 
@@ -114,13 +114,13 @@ def _collect(document: type[BaseModel], before: str, keys: dict[str, Key]) -> No
         default = ... if info.default is PydanticUndefined else info.default
         if info.default_factory is not None:
             default = info.get_default(call_default_factory=True)
-        inner = _documents(info.annotation)
+        inner = documents_of(info.annotation)
         if name not in keys:
             keys[name] = Key(
                 name,
                 document,
                 field,
-                _type_name(info.annotation),
+                type_name(info.annotation),
                 default,
                 _takes_names(info.annotation),
             )
@@ -136,31 +136,31 @@ def _takes_names(annotation: Any) -> bool:
     return any(typing.get_origin(part) is dict for part in typing.get_args(annotation))
 
 
-def _documents(annotation: Any) -> list[type[BaseModel]]:
+def documents_of(annotation: Any) -> list[type[BaseModel]]:
     """Documents that an annotation mentions, through unions, tuples and metadata."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     found: list[type[BaseModel]] = []
     for part in typing.get_args(annotation):
-        found.extend(each for each in _documents(part) if each not in found)
+        found.extend(each for each in documents_of(part) if each not in found)
     return found
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     """A type for people: ``list of int`` for ``tuple[int, ...]``, the words of a literal."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _type_name(parts[0])
+        return type_name(parts[0])
     if origin is typing.Literal:
         return " | ".join(str(part) for part in parts)
     if origin is tuple:
         inner = [part for part in parts if part is not Ellipsis]
         if Ellipsis in parts:
-            return f"list of {_type_name(inner[0])}"
-        return f"{len(inner)} x {_type_name(inner[0])}"
+            return f"list of {type_name(inner[0])}"
+        return f"{len(inner)} x {type_name(inner[0])}"
     if origin is dict:
-        return f"{_type_name(parts[1])} by name"
+        return f"{type_name(parts[1])} by name"
     if parts:
-        names = [_type_name(part) for part in parts if part is not type(None)]
+        names = [type_name(part) for part in parts if part is not type(None)]
         return " | ".join([*names, *(["null"] if type(None) in parts else [])])
     return str(getattr(annotation, "__name__", annotation)).replace("JsonValue", "value")
