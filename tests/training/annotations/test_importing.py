@@ -277,6 +277,31 @@ def test_imagej_regions(tmp_path):
     assert _labels(tmp_path / "out", "more/cells2").sum() == 16
 
 
+def test_imagej_holes(tmp_path):
+    _image(tmp_path / "a.png")
+    path = []
+    for x0, y0, x1, y1 in ((2, 2, 12, 12), (4, 4, 8, 8)):
+        for i, corner in enumerate(_ring(x0, y0, x1, y1)[:-1]):
+            path += [min(i, 1), *corner]  # move, then lines
+        path.append(4)  # close
+    ring = roifile.ImagejRoi(
+        roitype=roifile.ROI_TYPE.RECT,
+        left=2,
+        top=2,
+        right=12,
+        bottom=12,
+        name="glia",
+        shape_roi_size=len(path),
+        multi_coordinates=np.array(path, np.float32),
+    )
+    ring.tofile(tmp_path / "a.roi")
+    convert_annotations(tmp_path, tmp_path / "out")
+    expected = np.zeros(SHAPE, bool)
+    expected[2:12, 2:12] = True
+    expected[4:8, 4:8] = False
+    assert np.array_equal(_labels(tmp_path / "out", "a") == 1, expected)
+
+
 def test_imagej_says_what_it_cannot_do(tmp_path):
     _image(tmp_path / "a.png")
     line = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, x1=1, y1=1, x2=5, y2=5, name="l")

@@ -197,6 +197,18 @@ def test_index_and_split_and_train_from_them(write_set, task, tmp_path, capsys):
         PairsSource(config, task(), NormalisationDoc(), axes="yx")
 
 
+def test_check_with_a_configuration(write_set, tmp_path, capsys):
+    write_set(4)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("defaults: [/em2d_semantic, _self_]\ntask: {classes: [bright]}\n")
+    words = ["dataset", "check", str(tmp_path / "set"), "--json", "--config"]
+    assert main([*words, str(mine)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in answer["classes"]] == ["bright"]
+    assert main([*words, "cellmap_cos7"]) == 2
+    assert "cellmap index" in capsys.readouterr().err
+
+
 def test_an_index_that_is_none(tmp_path, task):
     (tmp_path / "dataset.json").write_text('{"pairs": 3}')
     with pytest.raises(InputError, match="not a valid IndexDoc"):

@@ -3,6 +3,7 @@
 import os
 import pickle
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -194,6 +195,16 @@ def test_the_cache_is_bounded_and_changes_nothing(write_set, task):
             assert np.array_equal(samples[0].image, other.image)
             assert np.array_equal(samples[0].labels, other.labels)
         assert small._cache.n_bytes <= 20_000
+
+
+def test_threads_get_the_same_patches(write_set, task):
+    config = write_set(8, (60, 70))
+    expected = PairsSource(config, task(), ZSCORE, axes="yx")
+    shared = PairsSource(config, task(), ZSCORE, axes="yx", cache_bytes=20_000)
+    with ThreadPoolExecutor(8) as pool:
+        samples = list(pool.map(lambda n: shared.draw(_rng(n), (20, 20)), range(100)))
+    for n, sample in enumerate(samples):
+        assert np.array_equal(sample.image, expected.draw(_rng(n), (20, 20)).image)
 
 
 def test_a_large_data_set_opens_at_once(tmp_path, write, task):
