@@ -109,6 +109,28 @@ def test_wrong_units(tmp_path, task):
     assert by_code["spacing_unlikely"].files == ("images/3.ome.zarr",)
 
 
+def test_labels_that_lie_elsewhere(tmp_path, task):
+    import nibabel
+
+    array = np.random.default_rng(0).integers(0, 2, (6, 7, 8)).astype(np.uint8)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = (10, 20, 30)
+    mirrored, shifted = affine.copy(), affine.copy()
+    mirrored[0, 0] = -2.0
+    shifted[:3, 3] += (0, 8, 0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name, drawn in (("a", affine), ("b", mirrored), ("c", shifted)):
+        image = nibabel.Nifti1Image(array + np.uint8(ord(name)), affine)
+        nibabel.save(image, tmp_path / f"images/{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(array, drawn), tmp_path / f"labels/{name}.nii.gz")
+    report = check_pairs(PairsConfig(root=str(tmp_path)), task())
+    by_code = {found.code: found for found in report.findings}
+    assert "turned or mirrored" in by_code["invalid_geometry"].message
+    assert "labels/b.nii.gz" in by_code["invalid_geometry"].message
+    assert by_code["origin_disagrees"].files == ("images/c.nii.gz", "labels/c.nii.gz")
+
+
 def test_layouts_are_recognised(write_set, write, tmp_path, data_dir):
     config = guess_layout(tmp_path / "set") if write_set() else None
     assert (config.images, config.labels) == ("images/**/*", "labels/**/*")

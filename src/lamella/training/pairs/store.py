@@ -36,6 +36,8 @@ __all__ = ["Facts", "PairStore", "open_location"]
 
 LARGE_BYTES = DEFAULT_CACHE_BYTES // 4
 """Images in chunks that are larger are drawn from in an order that shares chunks."""
+_TURNED = 0.05
+"""Largest difference of the axes' directions that is rounding."""
 _MAX_OPEN = 64
 """Pairs whose files stay open."""
 
@@ -251,6 +253,10 @@ class PairStore:
         z, y, x = (1, *chunks[image.axes.n_leading :])[-3:]
         return z, y, x
 
+    def image_volume(self, number: int) -> Volume:
+        """The image file of a pair, opened."""
+        return self._open(number).image
+
     def label_volumes(self, number: int) -> list[tuple[str, Volume]]:
         """Label files of a pair, opened, with their locations."""
         opened = self._open(number)
@@ -356,6 +362,15 @@ def _check_grid(image_place: str, image: Volume, place: str, labels: Volume) -> 
             f"{place} has {_text(theirs)} voxels, its image {image_place} {_text(ours)}",
             hint="labels lie on their image voxel by voxel; nothing is resized",
         )
+    both = (image.affine, labels.affine)
+    if all(affine.frame == "RAS" and affine.ndim == 3 for affine in both):
+        turned = np.abs(np.subtract(both[0].direction, both[1].direction)).max()
+        if turned > _TURNED:
+            raise GeometryError(
+                f"{place} is turned or mirrored against its image {image_place}, as their headers"
+                " say",
+                hint="write the labels on the grid of the image; voxels are taken one by one",
+            )
 
 
 def _text(shape: Sequence[int]) -> str:

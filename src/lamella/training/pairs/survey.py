@@ -223,7 +223,29 @@ def _about_spacing(store: PairStore, number: int) -> list[Finding]:
         )
     for place, labels in store.label_volumes(number):
         found += _disagreement(pair.image, spacing.to("nm").values, place, labels)
+        found += _shift(pair.image, store.image_volume(number), place, labels)
     return found
+
+
+def _shift(image: str, volume: Volume, place: str, labels: Volume) -> list[Finding]:
+    """Labels that their header puts elsewhere than their image."""
+    if volume.unit != labels.unit or volume.affine.ndim != labels.affine.ndim:
+        return []
+    # Many programs write no origin at all: only one that was set says something.
+    if not any(labels.affine.origin) or not any(volume.affine.origin):
+        return []
+    offsets = np.abs(np.subtract(volume.affine.origin, labels.affine.origin))
+    if (offsets <= 0.5 * np.array(volume.affine.spacing)).all():
+        return []
+    return [
+        Finding(
+            "warning",
+            "origin_disagrees",
+            f"labels lie {offsets.max():.4g} {volume.unit} beside their image, say their headers",
+            (image, place),
+            "voxels are taken one by one; check that the labels were drawn on this image",
+        )
+    ]
 
 
 def _disagreement(
