@@ -79,8 +79,9 @@ def tables(document: type, prefix: str, texts: dict[tuple[str, str], str]) -> li
     for field, info in document.model_fields.items():
         words = plain(texts.get((name, field), ""))
         within = documents_of(info.annotation)
-        if not within or field == "classes":
-            kind = type_name(info.annotation).replace("|", "·").replace("ClassConfig", "class")
+        kind = type_name(info.annotation).replace("|", "·")
+        if not within or kind.startswith("list"):
+            kind = f"list of {field}, see below" if within else kind
             lines.append(f"| `{prefix}{field}` | {kind} | {shown(default_of(info))} | {words} |")
         # Parts of a mixture are what the tables beside it describe.
         for each in within if field != "parts" else ():

@@ -153,7 +153,7 @@ def _check_same(before: TrainConfig, now: TrainConfig, run_dir: Path) -> None:
         shown = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed[:4])
         raise InputError(
             f"{run_dir} was begun with another configuration: {shown}",
-            hint=f"`lamella train --resume {run_dir}` goes on as it was; or choose another --run-dir",
+            hint=f"`lamella train --resume {run_dir}` goes on as it was; or take another --run-dir",
             details={"changed": changed},
         )
 
