@@ -1,10 +1,6 @@
-"""The model folder of a training: what is scored is what is stored, and only what is known is said."""
+"""The model folder of a training: scores are those of what is stored, and nothing is guessed."""
 
-import importlib
-import importlib.util
 import math
-import sys
-import types
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,13 +11,14 @@ from lamella.core.errors import ModelError
 from lamella.io.format import open_labels, open_volume
 from lamella.models.folder import ModelFolder
 from lamella.networks.registry import build_network
+from lamella.training import validation
 from lamella.training.augment import Sample
-from lamella.training.configuration import TrainConfig
+from lamella.training.configuration import TaskConfig, TrainConfig
 from lamella.training.metrics import ConfusionCounts
 from lamella.training.result import write_result
 from lamella.training.source import SourceInfo
 from lamella.training.target import Target
-from lamella.training.task import Encoded
+from lamella.training.task import Encoded, build_task
 from lamella.volume.box import Box
 from lamella.wire.card import ClassDoc, DecoderDoc, NormalisationDoc
 from lamella.wire.request import SpacingDoc
@@ -235,14 +232,10 @@ def plain_iterate_logits(network, region, *, tile, overlap_fraction, device, pre
 
 
 @pytest.fixture(autouse=True)
-def _validation(monkeypatch):
+def _validation(request, monkeypatch):
     """Logits of whole regions: what is tested here does not depend on tiles."""
-    if importlib.util.find_spec("lamella.training.validation") is None:
-        module = types.ModuleType("lamella.training.validation")
-        monkeypatch.setitem(sys.modules, "lamella.training.validation", module)
-    else:
-        module = importlib.import_module("lamella.training.validation")
-    monkeypatch.setattr(module, "iterate_logits", plain_iterate_logits, raising=False)
+    if not getattr(request.function, "has_tiles", False):
+        monkeypatch.setattr(validation, "iterate_logits", plain_iterate_logits)
 
 
 def written(tmp_path, task=None, source=None, config=None, network=None):
@@ -307,8 +300,8 @@ def test_card_says_how_the_model_came_to_be(tmp_path):
     assert "train: mouse-1; validation: mouse-2; test: mouse-3" in card.training.notes
     assert card.training.data_licence == "CC0-1.0"
     data = {m.data for m in card.metrics}
-    assert "validation split: 2 regions (v0, v1)" in data
-    assert "test split: 1 region (e0)" in data
+    assert "validation split, 2 regions of mouse-2" in data
+    assert "test split, 1 region of mouse-3" in data
 
 
 def test_native_spacing_and_a_tile_that_has_to_grow(tmp_path):
@@ -443,3 +436,70 @@ def test_a_second_result_replaces_the_first(tmp_path):
     result = written(tmp_path, config=config_of(title="Second"))
     assert ModelFolder.open(tmp_path / "run" / "model").card.title == "Second"
     assert "lamella segment IMAGE --model" in result.next_steps
+
+
+def with_tiles(test):
+    """Run a test on the tiles of the training loop."""
+    test.has_tiles = True
+    return test
+
+
+@with_tiles
+@pytest.mark.parametrize("kind", ["semantic", "multilabel", "boundary", "distance", "flows"])
+def test_every_kind_of_task_on_tiles(tmp_path, kind):
+    task = build_task(
+        TaskConfig.model_validate({"kind": kind, "classes": [{"name": "disc"}]}), "yx"
+    )
+    source = source_of()
+    if task.card_task == "semantic":
+        for part in (one for parts in source.parts.values() for one in parts):
+            part.labels = (part.labels > 0).astype(np.int64)
+    torch.manual_seed(1)
+    network = build_network(
+        "compact_unet2d", {"in_channels": 1, "out_channels": task.n_outputs, "widths": [8, 8]}
+    )
+    result = written(tmp_path, task=task, source=source, network=network.eval())
+    assert result.folder.card.decoder == task.decoder
+    assert result.folder.card.calibration is not None
+    assert set(result.scores) == {"validation", "test"}
+    assert result.scores["test"]["disc"]["iou"] is not None
+
+
+def test_networks_with_deep_supervision_lose_their_coarser_heads(tmp_path):
+    arguments = {
+        "filters": [4, 4, 4],
+        "strides": [1, 2, 2],
+        "kernel_sizes": [3, 3, 3],
+    }
+    config = config_of().model_copy(
+        update={
+            "network": config_of().network.model_copy(
+                update={"id": "dynunet", "arguments": arguments}
+            ),
+            "loss": config_of().loss.model_copy(update={"deep_supervision": True}),
+            "trainer": config_of().trainer.model_copy(update={"patch": (16, 16, 16)}),
+        }
+    )
+    full = {**arguments, "in_channels": 1, "out_channels": 3, "deep_supervision": True}
+    network = build_network("dynunet", full).eval()
+    source = source_of(spacing=None, axes="zyx")
+    source.parts = {
+        split: [region(k, f"r{k}", "mouse", shape=(16, 24, 24)) for k in range(1)]
+        for split in ("train", "validation", "test")
+    }
+    result = written(tmp_path, source=source, config=config, network=network)
+    assert "deep_supervision" not in result.folder.card.network.arguments
+    image = torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            result.folder.load_network()(image), network(image), rtol=0.05, atol=0.05
+        )
+
+
+def test_a_network_that_has_learnt_nothing_is_said_to(tmp_path):
+    network = trained(SemanticTask())
+    with torch.no_grad():
+        network.head.weight.mul_(1e-3)
+        network.head.bias.mul_(1e-3)
+    result = written(tmp_path, network=network)
+    assert any("has learnt too little" in text for text in result.warnings)

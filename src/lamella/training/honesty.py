@@ -24,10 +24,11 @@ import torch
 from lamella.evaluation.calibration import Reliability, fit_temperature
 from lamella.training.target import Target
 
-__all__ = ["Honesty", "LogitSample"]
+__all__ = ["BOUNDS", "Honesty", "LogitSample"]
 
 MAX_SAMPLES = 1 << 20
 BOUNDS = (0.05, 20.0)
+"""Temperatures that are tried."""
 
 
 @dataclass(frozen=True, slots=True)

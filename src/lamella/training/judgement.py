@@ -34,7 +34,7 @@ Split = Literal["validation", "test"]
 
 _NAMES = (("iou", "IoU"), ("dice", "Dice"), ("precision", "precision"), ("recall", "recall"))
 _BACKGROUND = "background"
-_MAX_NAMES = 6
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ class Judgement:
     def data(self) -> str:
         """The data, in words, for the card."""
         count = len(self.regions)
-        shown = ", ".join(self.regions[:_MAX_NAMES])
-        more = f" and {count - _MAX_NAMES} more" if count > _MAX_NAMES else ""
-        what = "region" if count == 1 else "regions"
-        return f"{self.split} split: {count} {what} ({shown}{more})"
+        what = "1 region" if count == 1 else f"{count} regions"
+        shown = ", ".join(self.specimens[:_MAX_NAMES])
+        rest = len(self.specimens) - _MAX_NAMES
+        return f"{self.split} split, {what} of {shown}{f' and {rest} more' if rest > 0 else ''}"
 
     def as_values(self) -> dict[str, dict[str, float | None]]:
         """Scores by name, None where there is none; JSON values."""

@@ -28,6 +28,7 @@ from lamella.models.export import round_to_half
 from lamella.models.folder import ModelFolder, write_model_folder
 from lamella.networks.divisor import find_divisor, fitted_tile
 from lamella.training.example import labels_of, make_example, write_example
+from lamella.training.honesty import BOUNDS, Honesty
 from lamella.training.judgement import Judgement, JudgeOptions, judge
 from lamella.wire.card import (
     CalibrationDoc,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     from lamella.core.progress import ProgressSink
     from lamella.training.configuration import TrainConfig
-    from lamella.training.honesty import Honesty
     from lamella.training.source import PatchSource
     from lamella.training.task import Task
 
@@ -306,6 +306,11 @@ def _warnings(
         said.append("there is no validation data: the model is not calibrated")
     elif fitted is None:
         said.append("no voxel of the validation data is annotated: the model is not calibrated")
+    elif not 1.02 * BOUNDS[0] < fitted.temperature < BOUNDS[1] / 1.02:
+        said.append(
+            f"the temperature ends at {fitted.temperature:.3g}, the limit of what is tried: the"
+            " network has learnt too little, or the annotations are too few"
+        )
     if not splits:
         said.append("there is neither validation nor test data: nobody knows how good the model is")
     for one in judgements:
