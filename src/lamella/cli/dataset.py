@@ -23,7 +23,7 @@ command.add_command(split)
 command.add_command(convert)
 
 
-@command.command()
+@command.command(short_help="Write a data set for nnU-Net.")
 @click.argument("images", type=click.Path(path_type=Path))
 @click.argument("labels", type=click.Path(path_type=Path))
 @click.option(

@@ -22,7 +22,7 @@ _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _MANY = 6
 
 
-@click.command()
+@click.command(short_help="Find what is wrong with a data set.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @data_options
 @split_options
@@ -40,7 +40,7 @@ def check(folder: Path, **words: Any) -> None:
         raise click.exceptions.Exit(EXIT_NO)
 
 
-@click.command()
+@click.command(short_help="Write down what a data set holds.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -85,7 +85,7 @@ def index(folder: Path, *, output: Path | None, overwrite: bool, **words: Any) -
     )
 
 
-@click.command()
+@click.command(short_help="Say who trains, validates and tests.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @split_options
 @answer_options

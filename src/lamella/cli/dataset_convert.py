@@ -14,7 +14,7 @@ from lamella.cli.parameters import answer_options, console_of
 __all__ = ["convert"]
 
 
-@click.command()
+@click.command(short_help="Turn drawings of any program into a data set.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(

@@ -69,8 +69,18 @@ _SPLIT = (
     click.option("--train", multiple=True, metavar="PATTERN", help="Specimens to train on."),
     click.option("--validation", multiple=True, metavar="PATTERN", help="Specimens to validate."),
     click.option("--test", multiple=True, metavar="PATTERN", help="Specimens to test on."),
-    click.option("--validation-fraction", type=click.FloatRange(0, 1), metavar="F"),
-    click.option("--test-fraction", type=click.FloatRange(0, 1), metavar="F"),
+    click.option(
+        "--validation-fraction",
+        type=click.FloatRange(0, 1),
+        metavar="F",
+        help="Share of specimens drawn to validate, where none is named. Default: 0.2.",
+    ),
+    click.option(
+        "--test-fraction",
+        type=click.FloatRange(0, 1),
+        metavar="F",
+        help="Share of specimens drawn to test on. Default: 0.",
+    ),
     click.option(
         "--by",
         type=click.Choice(("specimen", "file", "part")),
