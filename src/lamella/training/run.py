@@ -39,7 +39,7 @@ from lamella.training.trainer import (
     settled,
 )
 from lamella.training.work import Work
-from lamella.wire.event import WarningEvent
+from lamella.wire.event import LogEvent, WarningEvent
 
 if TYPE_CHECKING:
     from lamella.core.places import Places
@@ -225,6 +225,10 @@ def _told(work: Work) -> TrainResult:
     warnings = list(work.source.info.warnings)
     if not work.source.regions("validation"):
         warnings.append("there is no validation data: the last weights are kept, not the best")
+    for split, names in work.source.info.specimens.items():
+        if names:
+            shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+            session.sink.emit(LogEvent(message=f"{split}: {shown}"))
     for text in warnings:
         session.sink.emit(WarningEvent(code="data", message=text))
     _say(work, "running", warnings)
