@@ -11,6 +11,7 @@ tests/networks/test_backbones.py runs a sample of the list with numbers.
 """
 
 import argparse
+import fnmatch
 import importlib
 import itertools
 import multiprocessing
@@ -32,6 +33,12 @@ HEAD = f"# timm={timm.__version__} segmentation_models_pytorch={smp.__version__}
 COLUMNS = "name\tfamily\tparameters\theads"
 SIZES = ((4, 6), (10, 3))
 CHANNELS = 5
+# What most people ask for is tried first.
+USUAL = (
+    "tu-swin_*", "tu-vit_*_patch16_224", "tu-convnext_*", "tu-resnet[1-9]*", "resnet*",
+    "tu-efficientnet_b*", "efficientnet-*", "tu-regnet[xy]_*", "tu-mobilenetv3_*", "mobilenet*",
+    "tu-vit_*dino*", "tu-pvt_v2_*", "vgg*", "densenet*", "tu-deit*", "tu-eva02_*", "tu-maxvit_*",
+)  # fmt: skip
 PYRAMID_HEADS = {
     "unet": ("Unet", "unet", {}),
     "fpn": ("FPN", "fpn", {}),
@@ -104,12 +111,14 @@ def survey(name: str) -> str:
 
 
 def in_turns(names: list[str]) -> list[str]:
-    """One of every family, then another of every family, and so on."""
+    """What is usual first; then one of every family, another of every family, and so on."""
+    usual = [name for pattern in USUAL for name in names if fnmatch.fnmatch(name, pattern)]
     families: dict[str, list[str]] = {}
     for name in names:
         families.setdefault(encoder_family(name), []).append(name)
     rounds = itertools.zip_longest(*families.values())
-    return [name for turn in rounds for name in turn if name is not None]
+    rest = [name for turn in rounds for name in turn if name is not None]
+    return list(dict.fromkeys(usual + rest))
 
 
 def known_rows() -> dict[str, str]:

@@ -10,6 +10,7 @@ from lamella.core.errors import InputError, ModelError
 from lamella.networks.registry import build_network, find_network, list_networks
 
 HEADS = ("unet", "fpn", "pspnet", "deeplabv3plus", "upernet")
+VIT, SWIN = "tu-vit_tiny_patch16_224", "tu-swin_tiny_patch4_window7_224"
 ENCODERS = ("resnet18", "mobilenet_v2", "tu-convnext_atto", "tu-mobilenetv3_small_050")
 
 
@@ -60,15 +61,53 @@ def test_an_unknown_encoder_names_its_neighbours():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "encoder",
-    ["tu-vit_tiny_patch16_224", "tu-swin_tiny_patch4_window7_224"],
-    ids=["one stride", "one size"],
-)
-def test_encoders_without_a_pyramid_for_any_size_are_refused_when_built(encoder):
-    arguments = {"in_channels": 1, "out_channels": 1, "encoder": encoder}
-    with pytest.raises(ModelError, match=encoder):
+@pytest.mark.parametrize("head", ["unet", "pspnet", "deeplabv3plus", "upernet"])
+def test_a_plain_transformer_is_refused_by_heads_that_want_a_pyramid(head):
+    arguments = {"in_channels": 1, "out_channels": 1, "encoder": "tu-vit_tiny_patch16_224"}
+    with pytest.raises(ModelError, match="plain vision transformer") as caught:
+        build_network(head, arguments)
+    assert "dpt or fpn" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_for_one_size_of_image_is_refused():
+    arguments = {"in_channels": 1, "out_channels": 1, "encoder": "tu-coatnet_nano_cc_224"}
+    with pytest.raises(ModelError, match="coatnet_nano") as caught:
         build_network("unet", arguments)
+    assert "list-backbones" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_encoder_that_cannot_be_dilated_names_the_heads_that_fit():
+    arguments = {"in_channels": 1, "out_channels": 1, "encoder": SWIN}
+    with pytest.raises(ModelError, match="DeepLabV3Plus can't be built") as caught:
+        build_network("deeplabv3plus", arguments)
+    assert "unet, fpn, pspnet, upernet" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dpt_is_for_plain_transformers():
+    arguments = {"in_channels": 1, "out_channels": 1, "encoder": "resnet18"}
+    with pytest.raises(
+        ModelError, match="DPT can't be built over the encoder 'resnet18'"
+    ) as caught:
+        build_network("dpt", arguments)
+    assert "unet" in caught.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("head", "encoder"),
+    [("dpt", VIT), ("fpn", VIT), ("unet", SWIN)],
+    ids=["dpt vit", "fpn vit", "unet swin"],
+)
+def test_transformers_take_images_of_any_size_and_channels(head, encoder):
+    network = build_network(head, {"in_channels": 2, "out_channels": 3, "encoder": encoder}).eval()
+    with torch.inference_mode():
+        for shape in ((64, 96), (160, 32), (224, 224)):
+            assert tuple(network(torch.randn(1, 2, *shape)).shape) == (1, 3, *shape)
+        with pytest.raises(InputError, match="multiples of 32"):
+            network(torch.zeros(1, 2, 48, 64))
 
 
 def test_decoder_channels_must_match_the_depth():
@@ -78,7 +117,7 @@ def test_decoder_channels_must_match_the_depth():
 
 def test_every_two_dimensional_network_is_listed():
     listed = {network.id for network in list_networks() if network.axes == "yx"}
-    assert listed == {"compact_unet2d", *HEADS}
+    assert listed == {"compact_unet2d", "dpt", *HEADS}
     assert find_network("unet").axes == "yx"
 
 
