@@ -25,16 +25,22 @@ class Threads:  # a process more would import everything anew
     Pool = ThreadPool
 multiprocessing.get_context = lambda method=None: Threads
 
-def main(base, n_epochs, n_iterations):
+def main(base, words):
     raw = base / "raw" / "Dataset901_Balls"
     for name in ("imagesTr", "labelsTr"):
         (raw / name).mkdir(parents=True)
     for case in range(4):
-        image, labels = balls(case)
-        save(image, raw / "imagesTr" / f"case{case}_0000.nii.gz")
-        save(labels, raw / "labelsTr" / f"case{case}.nii.gz")
+        image, labels = balls(case, words, words["shape"])
+        save(image, raw / "imagesTr" / f"case{case}_0000.nii.gz", words)
+        save(labels, raw / "labelsTr" / f"case{case}.nii.gz", words)
+    if "held_out" in words:
+        n_each = round(3 * np.prod(words["held_out"]) / np.prod(words["shape"]))
+        image, labels = balls(99, words, words["held_out"], n_each)
+        save(image, base / "held_out.nii.gz", words)
+        save(labels, base / "held_out_labels.nii.gz", words)
+    names = ["background"] + [f"kind {n}" for n, _ in enumerate(words["kinds"])]
     (raw / "dataset.json").write_text(json.dumps({
-        "channel_names": {"0": "MRI"}, "labels": {"background": 0, "big": 1, "small": 2},
+        "channel_names": {"0": "MRI"}, "labels": {name: n for n, name in enumerate(names)},
         "numTraining": 4, "file_ending": ".nii.gz"}))
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprints, plan_experiments, preprocess)
@@ -43,11 +49,12 @@ def main(base, n_epochs, n_iterations):
     path = base / "preprocessed" / "Dataset901_Balls" / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
     full = plans["configurations"]["3d_fullres"]
-    full.update(patch_size=[16, 32, 32], batch_size=2, spacing=[2.0, 1.25, 1.25])
-    kwargs = full["architecture"]["arch_kwargs"]
-    kwargs.update(n_stages=3, features_per_stage=[8, 16, 16],
-                  kernel_sizes=[[3, 3, 3]] * 3, strides=[[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-                  n_conv_per_stage=[1, 1, 1], n_conv_per_stage_decoder=[1, 1])
+    full.update(patch_size=words["patch"], batch_size=2, spacing=words["plan_spacing"])
+    kwargs, n = full["architecture"]["arch_kwargs"], len(words["features"])
+    kwargs.update(n_stages=n, features_per_stage=words["features"],
+                  kernel_sizes=[[3, 3, 3]] * n, strides=[[1, 1, 1]] + [[2, 2, 2]] * (n - 1),
+                  n_conv_per_stage=[words["n_conv"]] * n,
+                  n_conv_per_stage_decoder=[words["n_conv"]] * (n - 1))
     plans["configurations"] = {"3d_fullres": full}
     plans["continue_training"] = False
     path.write_text(json.dumps(plans))
@@ -57,32 +64,43 @@ def main(base, n_epochs, n_iterations):
 
     os.environ["nnUNet_n_proc_DA"] = "0"
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, dataset, torch.device("cpu"))
-    trainer.num_epochs, trainer.num_iterations_per_epoch = n_epochs, n_iterations
+    trainer.num_epochs, trainer.num_iterations_per_epoch = 1, words["n_iterations"]
     trainer.num_val_iterations_per_epoch, trainer.initial_lr = 1, 0.02
     trainer.do_split = lambda: (["case0", "case1", "case2", "case3"], ["case3"])
     trainer.run_training()
     trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
 
-def balls(seed, shape=(28, 44, 50)):
+def balls(seed, words, shape, n_each=3):
     rng = np.random.default_rng(seed)
     image = rng.normal(100, 12, shape).astype(np.float32)
     labels = np.zeros(shape, np.uint8)
-    grid = np.stack(np.indices(shape), -1) * (2.0, 1.0, 1.0)
-    for value, radius, level in ((1, 10.0, 160), (2, 6.0, 60)):
-        for _ in range(3):
-            center = rng.uniform((8, 8, 8), (48, 36, 42))
+    grid = np.stack(np.indices(shape), -1) * words["spacing"]
+    extent = np.multiply(shape, words["spacing"])
+    for value, (radius, level) in enumerate(words["kinds"], 1):
+        for _ in range(n_each):
+            center = rng.uniform((8, 8, 8), extent - 8)
             inside = ((grid - center) ** 2).sum(-1) < radius**2
             labels[inside], image[inside] = value, image[inside] - 100 + level
     return image, labels
 
-def save(array, path):
+def save(array, path, words):
     picture = sitk.GetImageFromArray(array)
-    picture.SetSpacing((1.0, 1.0, 2.0))
+    picture.SetSpacing(words["spacing"][::-1])
     sitk.WriteImage(picture, str(path))
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
 """
+BALLS = {
+    "shape": (28, 44, 50),
+    "spacing": (2.0, 1.0, 1.0),
+    "kinds": [(10.0, 160), (6.0, 60)],  # radius and grey value
+    "patch": (16, 32, 32),
+    "plan_spacing": (2.0, 1.25, 1.25),
+    "features": (8, 16, 16),
+    "n_conv": 1,
+    "n_iterations": 35,
+}
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +109,13 @@ def trained(tmp_path_factory):
     return train(tmp_path_factory.mktemp("nnunet"))
 
 
-def train(base, n_epochs=1, n_iterations=35):
+def train(base, **words):
+    """A model of balls that nnU-Net planned, preprocessed and trained; ``words`` as in BALLS.
+
+    With ``held_out``, a shape, there is also an image that it did not see: ``held_out.nii.gz``
+    in ``base``, and what is on it in ``held_out_labels.nii.gz``. With ``run_patch`` it is run on
+    tiles of another extent than it was trained on, as any fully convolutional network may be.
+    """
     script = base / "train.py"
     script.write_text(PREPARE)
     environment = {
@@ -104,7 +128,7 @@ def train(base, n_epochs=1, n_iterations=35):
         "OMP_NUM_THREADS": "2",
     }
     done = subprocess.run(
-        [sys.executable, str(script), str(base), str(n_epochs), str(n_iterations)],
+        [sys.executable, str(script), str(base), json.dumps(BALLS | words)],
         env=environment,
         cwd=base,
         capture_output=True,
@@ -112,7 +136,12 @@ def train(base, n_epochs=1, n_iterations=35):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return base / "results" / "Dataset901_Balls" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    folder = base / "results" / "Dataset901_Balls" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    if "run_patch" in words:
+        plans = json.loads((folder / "plans.json").read_text())
+        plans["configurations"]["3d_fullres"]["patch_size"] = words["run_patch"]
+        (folder / "plans.json").write_text(json.dumps(plans))
+    return folder
 
 
 # --- Models with random weights -----------------------------------------------------------------
