@@ -66,9 +66,9 @@ def _entries() -> tuple[CommandEntry, ...]:
         ),
         "Training": (("train", "Train a model from annotated images."),),
         "Training data": (
-            ("dataset", "Write images and labels as training data of nnU-Net."),
+            ("dataset", "Check, split and convert data to train on."),
             ("labelme", "Turn Labelme drawings into label images."),
-            ("cellmap", "CellMap challenge: look at data, train, predict, score, submit."),
+            ("cellmap", "CellMap challenge: index, train, predict, score, pack."),
         ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),
