@@ -143,22 +143,37 @@ def path_command(model: str, **words: Any) -> None:
 
 @command.command(name="verify")
 @click.argument("model", required=False)
+@click.option("--run", "runs", is_flag=True, help="Try trained models on their examples too.")
 @answer_options
 @click.pass_context
-def verify_command(ctx: click.Context, model: str | None, **words: Any) -> None:
+def verify_command(ctx: click.Context, model: str | None, runs: bool, **words: Any) -> None:
     """Read every file of MODEL (of every model unless given); exit 3 where one was changed."""
     from lamella.models.tidy import verify_models
+    from lamella.workflows.model_trial import Trial, try_example
 
     console = console_of(words)
+    places = _places()
     with console.running() as sink:
-        results = verify_models(_places(), sink, model_id=model)
-    documents = [
-        {"id": one.model.id, "path": str(one.model.path), "problem": one.problem or None}
-        for one in results
-    ]
-    lines = [f"{one.model.id}: {one.problem or 'whole'}" for one in results]
+        results = verify_models(places, sink, model_id=model)
+        trials: dict[int, Trial | None] = {}
+        for number, one in enumerate(results):
+            path = one.model.path
+            if runs and not one.problem and path is not None and one.model.engine == "lamella":
+                trials[number] = try_example(path, places, sink)
+    documents, lines = [], []
+    for number, one in enumerate(results):
+        trial = trials.get(number)
+        problem = one.problem or (trial.problem if trial else "")
+        document = {"id": one.model.id, "path": str(one.model.path), "problem": problem or None}
+        if runs:
+            document["example_agreement"] = None if trial is None else round(trial.agreement, 6)
+        documents.append(document)
+        told = (
+            "whole" if trial is None else f"whole, and right on its example ({trial.agreement:.1%})"
+        )
+        lines.append(f"{one.model.id}: {problem or told}")
     console.answer({"models": documents}, "\n".join(lines) or "no models")
-    if any(one.problem for one in results):
+    if any(document["problem"] for document in documents):
         ctx.exit(3)
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "ListedModel",
     "find_entry",
     "find_foreign",
+    "find_listed",
     "find_model",
     "find_model_path",
     "list_all",
@@ -150,6 +151,17 @@ def find_entry(id_or_path: str, places: Places | None = None) -> ModelEntry:
             hint="export or download it again",
         )
     return entry
+
+
+def find_listed(id_or_path: str, places: Places) -> ListedModel:
+    """Return a Lamella model as it is listed, also one that is named by a path.
+
+    Raises:
+        UnknownModelError: no such id.
+        MissingPathError: a path where nothing is.
+        ModelError: a folder that is no model, or whose card is broken.
+    """
+    return _of_folder(find_entry(id_or_path, places), places)
 
 
 def list_here(places: Places) -> tuple[ListedModel, ...]:

@@ -21,7 +21,7 @@ from lamella.models.foreign import FILES_NAME, RECORD_NAME, read_record, verify_
 from lamella.models.lock import is_held
 from lamella.models.meter import Meter
 from lamella.models.offer import list_kept_catalogues
-from lamella.models.store import ListedModel, list_here, unknown_model
+from lamella.models.store import ListedModel, find_listed, list_here, unknown_model
 from lamella.models.stored import (
     check_space,
     discard,
@@ -90,14 +90,16 @@ def verify_models(
     Args:
         places: where models lie.
         sink: progress and cancellation.
-        model_id: only this one.
+        model_id: only this one; a path names a model folder, or the folder of a training.
 
     Raises:
         UnknownModelError: no such id.
+        MissingPathError: a path where nothing is.
+        ModelError: a folder that is no model.
     """
     chosen = [model for model in list_here(places) if model_id in (None, model.id)]
     if not chosen and model_id is not None:
-        raise unknown_model(model_id, places)
+        chosen = [find_listed(model_id, places)]
     meter = Meter(sink, "verifying", sum(model.n_bytes or 0 for model in chosen))
     results: list[Verified] = []
     for model in chosen:
