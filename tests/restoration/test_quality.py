@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -170,3 +171,24 @@ def test_the_document_is_json_and_the_picture_a_png(clean_images):
     assert json.loads(json.dumps(quality.to_dict(), allow_nan=False))["verdict"] == "clean"
     assert "slices" not in quality.to_dict(has_slices=False)
     assert draw_quality(quality, title="EM").startswith(b"\x89PNG")
+
+
+def test_memory_does_not_grow_with_depth():
+    plane = np.random.default_rng(0).normal(100, 5, (160, 160)).astype(np.float32)
+    plane[40:80, 40:80] += 60
+
+    def read(slices):
+        n = slices[0].stop - slices[0].start
+        return np.repeat(plane[None], n, axis=0)[(slice(None), *slices[1:])]
+
+    def peak(depth):
+        volume = Volume.from_array(FunctionArray((depth, 160, 160), np.float32, read))
+        tracemalloc.start()
+        measure_quality(volume)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(4)  # what is imported on the way counts once
+    # Samples are kept of every slice, whole slices are not.
+    assert peak(512) < peak(64) + 448 * plane.nbytes / 5

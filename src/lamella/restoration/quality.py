@@ -227,7 +227,7 @@ class _Collected:
         radial = own.radial()
         self.pairs.append(pair)
         step = max(1, level.size * self.source.shape[0] // _MAX_PAIRS)
-        self.smooth.append(level[::step])
+        self.smooth.append(level[::step].copy())  # a view would keep the whole slice
         self.slices.append(
             SliceQuality(
                 z=z,
@@ -298,7 +298,8 @@ class _Collected:
         self.n_varying += pair.residual.size
         step = max(1, -(-pair.residual.size // self.n_pairs))
         step |= 1 if step > 2 else step
-        return NoiseSample(pair.level[::step], pair.residual[::step])
+        # Copies: views would keep the whole slice.
+        return NoiseSample(pair.level[::step].copy(), pair.residual[::step].copy())
 
     def _smoothed(self, plane: NDArray[np.float32]) -> NDArray[np.float32]:
         from scipy.ndimage import gaussian_filter
