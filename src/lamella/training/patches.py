@@ -10,6 +10,7 @@ An epoch is the part of a training between two validations.
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from lamella.core.errors import InputError, LamellaError
+from lamella.core.errors import InputError, LamellaError, RunError
 from lamella.training.augment import AugmentOptions, draw
 from lamella.training.chunk_order import PatchOrder
 from lamella.training.patch_reader import worker_context
@@ -170,15 +171,40 @@ class PatchLoader(DataLoader[Item]):
     def _timed(self, inner: Iterator[Any]) -> Iterator[Any]:
         while True:
             began = time.perf_counter()
-            batch = next(inner, None)
+            batch = _next(inner)
             if batch is None:
                 return
-            if isinstance(batch, LamellaError):
-                raise batch
             if self._has_started:
                 self._waited_s += time.perf_counter() - began
             self._has_started = True
             yield batch
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, None behind the last.
+
+    Raises:
+        LamellaError: a patch that could not be drawn.
+        RunError: a worker process that died.
+    """
+    try:
+        batch = next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            "a process that draws patches died, most likely for want of memory",
+            hint="use fewer trainer.workers (0 draws patches between steps), or a smaller batch;"
+            " in a container, allow more shared memory (/dev/shm)",
+        ) from error
+    if isinstance(batch, LamellaError):
+        raise batch
+    return batch
+
+
+def _start_worker(_number: int) -> None:
+    """Leave Ctrl-C to the training: it tells its workers to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_loader(
@@ -206,6 +232,7 @@ def make_loader(
             # What every worker needs is imported once, in the process that they are forked from.
             "multiprocessing_context": worker_context(["lamella.training.patches"]),
             "collate_fn": _collate,
+            "worker_init_fn": _start_worker,
         }
     return PatchLoader(
         _Reporting(dataset) if workers else dataset,

@@ -7,7 +7,6 @@ many steps fit into the time depends on the machine.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,11 +298,6 @@ def _ended(work: Work, state: str, warnings: Sequence[str], problem: LamellaErro
 
 
 def _how_to_go_on(session: Session) -> str:
-    folder = session.run_dir
-    step = 0
-    last = session.checkpoints / "last.ckpt"
-    if last.is_file():
-        step = math.floor(session.state.step / session.config.trainer.validate_every)
-        step *= session.config.trainer.validate_every
+    folder, step = session.run_dir, session.kept_step
     where = f"goes on from step {step:,}" if step else "begins again: no validation was reached"
     return f"`lamella train --resume {folder}` {where}"

@@ -43,6 +43,7 @@ class Session:
         clock: how long it took.
         averaged: moving average of the network; None where there is none.
         scores: of the last validation, by class.
+        kept_step: of the last checkpoint; 0 before the first.
     """
 
     config: TrainConfig
@@ -58,6 +59,7 @@ class Session:
     clock: Clock = field(default_factory=Clock)
     averaged: nn.Module | None = None
     scores: dict[str, ClassScores] = field(default_factory=dict)
+    kept_step: int = 0
 
     @property
     def checkpoints(self) -> Path:

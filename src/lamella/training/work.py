@@ -92,9 +92,10 @@ class Work:
         if config.trainer.minutes is not None:
             self._foresee(regions)
         self.network.train()
-        trainer.fit(module, train_dataloaders=session.loader)
-        if trainer.interrupted:  # Lightning ends quietly on a second Ctrl-C
-            raise RunCancelledError("stopped")
+        try:
+            trainer.fit(module, train_dataloaders=session.loader)
+        except SystemExit as error:  # Lightning's answer to SIGTERM, and to a second Ctrl-C
+            raise RunCancelledError("stopped") from error
         _leave_group()
 
     def _foresee(self, regions: Sequence[Region]) -> None:

@@ -99,11 +99,16 @@ def test_killed_at_any_moment_it_goes_on_exactly(root, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(root, tmp_path):
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(number, workers, root, tmp_path):
     run = tmp_path / "run"
-    process = start(words(root, run, "trainer.steps=100000"))
+    process = start(
+        words(root, run, "trainer.steps=100000", f"trainer.workers={workers}"),
+        start_new_session=True,
+    )
     wait_for(run / "checkpoints" / "last.ckpt")
-    process.send_signal(signal.SIGINT)
+    # A terminal tells the whole group, workers too.
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err

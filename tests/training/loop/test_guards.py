@@ -200,3 +200,14 @@ def test_what_does_not_go_together(groups, message, make_config, make_source, ma
     with pytest.raises((InputError, LookupError), match=message):
         train_on(config, make_source(), make_task(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_dies_is_one_clear_error():
+    from lamella.training.patches import _next
+
+    def batches():
+        raise RuntimeError("DataLoader worker (pid(s) 17) exited unexpectedly")
+        yield
+
+    with pytest.raises(RunError, match="died"):
+        _next(batches())

@@ -169,4 +169,4 @@ def test_a_clock_without_limit_counts_steps():
     clock = Clock(minutes=1.0, before_s=40.0)
     assert clock.share(1, 100) == pytest.approx(40 / 57, rel=0.01)
     clock.validation_s = 1000.0
-    assert clock.budget_s == pytest.approx(0.7 * 60)
+    assert clock.budget_s == pytest.approx(0.6 * 60)

@@ -38,6 +38,7 @@ def restore_state(session: Session, document: dict[str, Any]) -> None:
     restored = LoopState.from_dict(document["state"])
     for name in LoopState.__slots__:
         setattr(session.state, name, getattr(restored, name))
+    session.kept_step = session.state.step
     session.clock.before_s = document["elapsed_s"]
     session.numbers.first_epoch = session.state.epoch
 
@@ -98,6 +99,7 @@ class Keeper(Callback):
         if trainer.is_global_zero:
             last = session.checkpoints / LAST
             write_checkpoint(last, self._to_document(trainer, module))
+            session.kept_step = state.step
             if is_best:
                 same_file(last, best_path(session.checkpoints, state.step))
             kept = {best_path(session.checkpoints, step) for _, step in state.best}
