@@ -168,7 +168,7 @@ def _draw_loss(axes: Any, history: History) -> None:
 
 
 def _draw_scores(axes: Any, history: History, heading: Heading) -> None:
-    axes.set_title(f"{_score_name(history)} on the validation data")
+    axes.set_title("IoU on the validation data")
     axes.set_ylim(0, 1)
     validations = history.validations
     if not validations:
