@@ -46,7 +46,7 @@ def test_onnx_of_a_starter_model(tmp_path, capsys):
     assert "--overwrite" in err
     code, out, _ = run(capsys, "nuclei-2d", "--format", "onnx", "-o", tmp_path, "--overwrite")
     assert code == 0
-    assert "opset 17" in out
+    assert "opset 18" in out
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -99,6 +99,6 @@ def _text(exported: Exported) -> str:
     if exported.difference is None:
         return f"{exported.path} ({size}), passed by BioImage.io's validator"
     return (
-        f"{exported.path} ({size}), opset 17; logits differ from PyTorch's by"
+        f"{exported.path} ({size}), opset 18; logits differ from PyTorch's by"
         f" {exported.difference:.1g} at most"
     )

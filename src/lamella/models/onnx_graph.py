@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ __all__ = [
     "trace_network",
 ]
 
-OPSET = 17
+OPSET = 18
 INPUT, OUTPUT = "image", "logits"
 TOLERANCE = 1e-3
 """|found - expected| <= TOLERANCE * (1 + |expected|), as the BioImage.io validator compares."""
@@ -137,7 +138,7 @@ def save_torchscript(traced: Traced, path: Path) -> None:
 
 
 def save_onnx(traced: Traced, path: Path) -> float:
-    """Write the trace as ONNX, opset 17; the card is in its metadata (``lamella.card``).
+    """Write the trace as ONNX, opset 18; the card is in its metadata (``lamella.card``).
 
     Returns:
         The greatest difference of a logit that was found.
@@ -148,27 +149,7 @@ def save_onnx(traced: Traced, path: Path) -> float:
     """
     onnx = require("onnx", extra="export", purpose=_PURPOSE)
     runtime = require("onnxruntime", extra="export", purpose=_PURPOSE)
-    raw = io.BytesIO()
-    names = dict(enumerate(("batch", "channel", *traced.card.axes)))
-    free = {axis: name for axis, name in names.items() if axis != 1}
-    try:
-        with _quiet():
-            torch.onnx.export(
-                traced.module,
-                (torch.zeros(traced.shapes[0]),),
-                raw,  # pyright: ignore[reportArgumentType] - file objects are taken too
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: free, OUTPUT: free},
-            )
-    except Exception as error:  # the exporter raises a dozen kinds
-        raise ModelError(
-            f"the network of {traced.card.id!r} has no ONNX: {_first_line(error)}",
-            hint="export it as a Lamella package instead: lamella models export --format zip",
-        ) from error
-    model = onnx.load_from_string(raw.getvalue())
+    model = onnx.load_from_string(_graph(traced))
     onnx.checker.check_model(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = "lamella.card", traced.card.to_json()
@@ -183,6 +164,64 @@ def save_onnx(traced: Traced, path: Path) -> float:
     difference = _compare(traced, run, "ONNX")
     path.write_bytes(data)
     return difference
+
+
+def _graph(traced: Traced) -> bytes:
+    """The graph, by whichever of PyTorch's two exporters knows the network's layers.
+
+    That of traces is the faster one and needs no compiler; vision transformers need the other.
+
+    Raises:
+        ModelError: neither does.
+    """
+    try:
+        return _graph_of_trace(traced)
+    except Exception as first:  # noqa: BLE001 - the exporters raise a dozen kinds
+        try:
+            return _graph_of_program(traced)
+        except Exception:  # noqa: BLE001 - the same
+            raise ModelError(
+                f"the network of {traced.card.id!r} has no ONNX: {_first_line(first)}",
+                hint="export it as a Lamella package instead: lamella models export --format zip",
+            ) from first
+
+
+def _graph_of_trace(traced: Traced) -> bytes:
+    raw = io.BytesIO()
+    names = dict(enumerate(("batch", "channel", *traced.card.axes)))
+    free = {axis: name for axis, name in names.items() if axis != 1}
+    with _quiet(), _silent_descriptors():
+        torch.onnx.export(
+            traced.module,
+            (torch.zeros(traced.shapes[0]),),
+            raw,  # pyright: ignore[reportArgumentType] - file objects are taken too
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: free, OUTPUT: free},
+        )
+    return raw.getvalue()
+
+
+def _graph_of_program(traced: Traced) -> bytes:
+    # Extents of 1 would be taken for fixed ones: the second shape has a batch of two.
+    image = torch.zeros(traced.shapes[1])
+    dynamic = torch.export.Dim.DYNAMIC
+    free = {axis: dynamic for axis in range(image.ndim) if axis != 1}
+    network = _with_dynamic_pools(copy.deepcopy(traced.network))
+    with _quiet(), _silent_descriptors():
+        program: Any = torch.onnx.export(
+            network,
+            (image,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(free,),
+            verbose=False,
+        )
+    return program.model_proto.SerializeToString()
 
 
 def _compare(traced: Traced, run: Any, what: str) -> float:
@@ -255,6 +294,23 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _silent_descriptors() -> Iterator[None]:
+    """PyTorch's C++ prints the whole graph where it fails, past ``sys.stdout``."""
+    kept: list[tuple[int, int]] = []
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a descriptor is wanted
+        try:
+            for descriptor in (1, 2):
+                with contextlib.suppress(OSError):
+                    kept.append((descriptor, os.dup(descriptor)))
+                    os.dup2(nowhere.fileno(), descriptor)
+            yield
+        finally:
+            for descriptor, copied in kept:
+                os.dup2(copied, descriptor)
+                os.close(copied)
 
 
 def _first_line(error: BaseException) -> str:
