@@ -210,11 +210,11 @@ def test_intensities_are_conserved_and_stay_above_black():
 def test_noise_stops_the_iterations():
     clean, _ = scene((96, 96))
     counts = []
-    for sigma in (0.3, 2.0, 8.0):
+    for sigma in (2.0, 8.0, 25.0):
         noise = np.random.default_rng(0).normal(0, sigma, clean.shape)
         image = (gaussian_filter(clean, 1.5) + noise).astype(np.float32)
         counts.append(deblur(image, GaussianPsf((0.0, 1.5, 1.5))).n_iterations)
-    assert counts[0] > counts[1] >= counts[2]
+    assert counts[0] > counts[1] > counts[2]
 
 
 def test_a_measured_psf_does_what_the_gaussian_does(tmp_path):
