@@ -150,7 +150,8 @@ def test_a_package_comes_back_as_the_same_model(packages, models, kind, tmp_path
 
 def test_the_packages_prediction_is_lamellas(packages, models, tmp_path):
     """Another program's probabilities give the labels that Lamella gives."""
-    from bioimageio.core import predict
+    from bioimageio.core import create_prediction_pipeline
+    from bioimageio.core.digest_spec import create_sample_for_model
     from bioimageio.spec import ValidationContext, load_description
 
     card = models["semantic-2d"].card
@@ -159,15 +160,18 @@ def test_the_packages_prediction_is_lamellas(packages, models, tmp_path):
         archive.extractall(tmp_path)
     with ValidationContext(log_warnings=False, progressbar=False):
         description = load_description(tmp_path / "rdf.yaml")
-        sample = predict(model=description, inputs={"image": image[None, None]})
+        sample = create_sample_for_model(description, inputs={"image": image[None, None]})
+        with create_prediction_pipeline(description, devices=["cpu"]) as pipeline:
+            # As the validator does: no border is added to what is one tile.
+            sample = pipeline.predict_sample_without_blocking(
+                sample, skip_input_padding=True, skip_output_cropping=True
+            )
     probabilities = np.asarray(sample.members["prediction"].data)[0]
     run = lamella.segment(
         Volume.from_array(image), str(models["semantic-2d"].path), run_dir=tmp_path / "run"
     )
     assert probabilities.shape == (3, *image.shape)
-    # That program mirrors the image at its border, Lamella lays zeros around: the inner part.
-    inner = (slice(8, -8),) * 2
-    assert (probabilities.argmax(0)[inner] == run.labels.load()[inner]).mean() > 0.999
+    assert (probabilities.argmax(0) == run.labels.load()).mean() > 0.999
 
 
 def test_onnx_of_a_model(models, tmp_path):
