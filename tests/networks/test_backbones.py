@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lamella.core.errors import ModelError
-from lamella.networks.backbones import HEADS, find_backbone, list_backbones, tested_backbones
+from lamella.networks import backbones
+from lamella.networks.backbones import HEADS, find_backbone, list_backbones
 from lamella.networks.registry import build_network
 
 SAMPLE_SEED = random.randrange(2**32)
@@ -47,7 +48,7 @@ def test_the_list_is_sound():
     for head in HEADS:
         n_families = len({one.family for one in found if head in one.heads})
         assert n_families >= (2 if head == "dpt" else 4)
-    assert not set(tested_backbones().failed) & {one.name for one in found}
+    assert not set(backbones.tested_backbones().failed) & {one.name for one in found}
 
 
 def test_patterns_search_names_and_families():
@@ -70,7 +71,7 @@ def test_a_name_with_a_tag_of_weights_is_found():
 @pytest.mark.filterwarnings("ignore")
 def test_a_sample_builds():
     """Another sample at every run; the seed is in the message."""
-    if tested_backbones().versions != installed():
+    if backbones.tested_backbones().versions != installed():
         pytest.skip("the list is of other versions of timm or smp")
     rng = random.Random(SAMPLE_SEED)
     small = [one for one in list_backbones() if one.n_parameters < LARGEST]
@@ -85,7 +86,7 @@ def test_a_sample_builds():
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_every_family_builds():
-    if tested_backbones().versions != installed():
+    if backbones.tested_backbones().versions != installed():
         pytest.skip("the list is of other versions of timm or smp")
     failed = []
     for one in smallest_of_each_family():
