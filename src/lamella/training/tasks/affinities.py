@@ -17,7 +17,7 @@ from lamella.instances.affinity import affinity_targets
 from lamella.training.configuration import LossTermConfig
 from lamella.training.target import Target
 from lamella.training.task import Encoded
-from lamella.training.tasks.common import (
+from lamella.training.tasks.encoding import (
     channels_target,
     class_docs,
     decoder_of,
