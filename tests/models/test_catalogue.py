@@ -33,7 +33,7 @@ class TestEveryStarterModel:
         card = entry.card
         assert card.licence
         assert card.training.data_licence
-        assert card.training.recipe.startswith("recipes/")
+        assert card.training.recipe.startswith(("recipes/", "lamella train "))
         assert card.metrics
         assert all(metric.data for metric in card.metrics)
 

@@ -94,7 +94,7 @@ def validation_line(history: Any, step: int, best_step: int | None) -> str:
         ...     history.add(Row(step, 1.0, 0.5, 1e-3))
         ...     history.complete(validation_loss=0.4, score=score, classes={"mito": score})
         >>> validation_line(history, 20, 20)
-        'step    20  loss ██ 0.5000, validation 0.4000  IoU ▁█ 0.600  best so far'
+        'step    20  loss ▁▁ 0.5000, validation 0.4000  IoU ▁█ 0.600  best so far'
     """
     losses = [row.loss for row in history.rows]
     text = f"step {step:5d}  loss {sparkline(losses, 12)} {losses[-1]:.4f}"
