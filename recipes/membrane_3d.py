@@ -45,6 +45,7 @@ from lamella.simulation.tomogram import (
     simulate_tomogram,
 )
 from lamella.training.simple import LoopOptions, train
+from lamella.training.simulated.tomograms import SPACING_NM, draw_options
 from lamella.volume.pyramid import downsample_mean
 from lamella.wire.card import (
     ClassDoc,
@@ -59,7 +60,6 @@ from lamella.wire.request import SpacingDoc
 
 NETWORK = "compact_unet3d"
 ARGUMENTS = {"in_channels": 1, "out_channels": 2, "widths": [16, 32, 64, 96]}
-SPACING_NM = 1.0
 POOL_SHAPE = (104, 104, 104)
 PATCH = 64
 COARSE_FACTORS = (2, 3)
@@ -84,28 +84,6 @@ def main() -> None:
     torch.set_num_threads(2)
 
 
-def scene_options(rng: np.random.Generator) -> TomogramOptions:
-    """A microscope and a sample drawn as widely as tomograms differ."""
-    tilt = rng.uniform(45, 66)
-    return TomogramOptions(
-        spacing_nm=SPACING_NM,
-        snr=1.0,
-        tilt_range=(-tilt, tilt + rng.uniform(-4, 4)),
-        defocus_um=rng.uniform(1.5, 5.0),
-        amplitude_contrast=rng.uniform(0.05, 0.12),
-        b_factor_nm2=rng.uniform(2.0, 12.0),
-        is_phase_flipped=bool(rng.random() < 0.3),
-        membrane_density=rng.uniform(0.8, 2.5),
-        particle_density=rng.uniform(0.0, 2.0),
-        microtubule_density=rng.uniform(0.0, 2.0),
-        solute_density=rng.uniform(0.3, 2.0),
-        double_fraction=rng.uniform(0.0, 0.4),
-        vesicle_radius_nm=(11.0, 55.0),
-        n_gold=int(rng.random() < 0.15),
-        avoids_wedge=False,
-    )
-
-
 class PatchPool:
     """Simulated tomograms in memory, from which patches with fresh noise are drawn."""
 
@@ -115,7 +93,7 @@ class PatchPool:
         self._signals, self._noises, self._labels = [], [], []
         for index in range(n_volumes):
             made = simulate_tomogram(
-                POOL_SHAPE, seed=1000 * seed + index, options=scene_options(rng)
+                POOL_SHAPE, seed=1000 * seed + index, options=draw_options(rng)
             )
             noise = made.intensity - made.signal
             self._signals.append((made.signal / made.signal.std()).astype(np.float16))

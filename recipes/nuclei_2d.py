@@ -36,7 +36,8 @@ from lamella.instances.watershed import WatershedOptions, watershed_instances
 from lamella.models.export import round_to_half
 from lamella.models.folder import write_model_folder
 from lamella.networks.registry import build_network
-from lamella.simulation.nuclei import NUCLEUS_COLOR, NucleiOptions, draw_nuclei
+from lamella.simulation.nuclei import NUCLEUS_COLOR, draw_nuclei
+from lamella.training.simulated.nuclei import draw_options
 from lamella.wire.card import (
     ClassDoc,
     DecoderDoc,
@@ -95,28 +96,7 @@ def simulated_examples(n: int, seed: int) -> list[Example]:
     rng = np.random.default_rng(seed)
     examples = []
     for index in range(n):
-        radius = math.exp(rng.uniform(math.log(3.5), math.log(22)))
-        density = rng.uniform(0.03, 0.5)
-        count = int(np.clip(density * 256 * 256 / (math.pi * radius * radius), 2, 220))
-        options = NucleiOptions(
-            shape=(256, 256),
-            spacing_um=(1.0, 1.0),
-            n_nuclei=count,
-            radius_um=radius,
-            radius_variation=rng.uniform(0.05, 0.35),
-            elongation=rng.uniform(1.1, 2.2),
-            deformation=rng.uniform(0, 0.12),
-            touching_fraction=rng.uniform(0, 0.8),
-            brightness_variation=rng.uniform(0.05, 0.7),
-            texture=rng.uniform(0, 0.5),
-            rounding=rng.uniform(0, 1),
-            psf_sigma_um=(rng.uniform(0.3, 0.12 * radius + 0.7),) * 2,
-            haze=rng.uniform(0, 0.4),
-            background=rng.uniform(0, 0.3),
-            illumination=rng.uniform(0, 0.5),
-            photons=math.exp(rng.uniform(math.log(8), math.log(600))),
-            read_noise=rng.uniform(0, 4),
-        )
+        options = draw_options(rng, (256, 256))
         made = draw_nuclei(options, seed=seed * 100_003 + index)
         examples.append(
             Example(f"simulated-{index}", normalised(made.image), made.labels.astype(np.int32))

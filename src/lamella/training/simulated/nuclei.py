@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lamella.wire.card import NormalisationDoc
 
-__all__ = ["NucleiScene"]
+__all__ = ["NucleiScene", "draw_options"]
 
 _RADII = (3.5, 22.0)
 _MAX_NUCLEI = 220
@@ -31,7 +31,7 @@ class NucleiScene:
     """
 
     def __init__(self, shape: tuple[int, ...], seed: int, normalisation: NormalisationDoc) -> None:
-        made = draw_nuclei(_options(np.random.default_rng(seed), shape), seed=seed)
+        made = draw_nuclei(draw_options(np.random.default_rng(seed), shape), seed=seed)
         self.image: NDArray[np.float32] = made.image.astype(np.float32)
         self.labels: NDArray[Any] = made.labels
         self._normalised = normalised(self.image, normalisation)
@@ -44,7 +44,13 @@ class NucleiScene:
         return self._normalised[where].copy(), self.labels[where].copy()
 
 
-def _options(rng: np.random.Generator, shape: tuple[int, ...]) -> NucleiOptions:
+def draw_options(rng: np.random.Generator, shape: tuple[int, ...]) -> NucleiOptions:
+    """Nuclei and a microscope; lengths are in voxels (spacing 1).
+
+    Args:
+        rng: gives all randomness.
+        shape: of the image, (z, y, x) or (y, x).
+    """
     n = len(shape)
     # Nuclei have to fit a volume that is not deep.
     largest = min(_RADII[1], min(shape) / 3)

@@ -18,7 +18,7 @@ from lamella.volume.pyramid import downsample_mean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPACING_NM", "TomogramScene"]
+__all__ = ["SPACING_NM", "TomogramScene", "draw_options"]
 
 SPACING_NM = 1.0
 _COARSE = 2
@@ -49,7 +49,7 @@ class TomogramScene:
         wanted: tuple[int, ...] = (1,),
     ) -> None:
         rng = np.random.default_rng(seed)
-        made = simulate_tomogram(shape, seed=seed, options=_options(rng))
+        made = simulate_tomogram(shape, seed=seed, options=draw_options(rng))
         noise = made.intensity - made.signal
         # Half precision: a hundred tomograms stay in memory.
         self._signal = (made.signal / made.signal.std()).astype(np.float16)
@@ -107,7 +107,8 @@ def _coarse_labels(labels: NDArray[Any], factor: int) -> NDArray[Any]:
     return result
 
 
-def _options(rng: np.random.Generator) -> TomogramOptions:
+def draw_options(rng: np.random.Generator) -> TomogramOptions:
+    """A microscope and a sample; the noise is as strong as the signal."""
     tilt = rng.uniform(45, 66)
     return TomogramOptions(
         spacing_nm=SPACING_NM,
