@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from lamella.cli.conversion import answer_conversion, conversion_options, conversion_options_of
 from lamella.cli.dataset_words import parse_color
-from lamella.cli.labelme import answer_conversion, class_list
-from lamella.cli.parameters import answer_options, console_of
+from lamella.cli.parameters import console_of
 
 __all__ = ["convert"]
 
@@ -49,22 +49,7 @@ __all__ = ["convert"]
     metavar="NAME",
     help="Class of GeoJSON areas and ImageJ regions that have none.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    help="Class names, one a line; __ignore__ first if it occurs. Default: the names found.",
-)
-@click.option("--instances", is_flag=True, help="Also write which object each pixel belongs to.")
-@click.option(
-    "--format",
-    "layout",
-    type=click.Choice(("pairs", "voc", "coco")),
-    default="pairs",
-    help="Image and label pairs for `lamella train`, PASCAL VOC, or COCO.",
-)
-@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be converted.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it is there.")
-@answer_options
+@conversion_options
 def convert(source: Path, target: Path, **words: Any) -> None:
     """Convert the drawings in SOURCE and all folders below it.
 
@@ -73,7 +58,6 @@ def convert(source: Path, target: Path, **words: Any) -> None:
     becomes 255 in label images. All files are checked before any is written.
     """
     from lamella.core.errors import InputError
-    from lamella.training.annotations.convert import ConvertOptions
     from lamella.training.annotations.importing import ImportOptions, convert_annotations
 
     console = console_of(words)
@@ -86,13 +70,7 @@ def convert(source: Path, target: Path, **words: Any) -> None:
             raise InputError(
                 f"--color {word!r} cannot be understood", hint="write --color axon=#ff0000"
             ) from None
-    options = ConvertOptions(
-        layout=words["layout"],
-        classes=None if words["labels"] is None else class_list(words["labels"]),
-        has_instances=words["instances"],
-        overwrite=words["overwrite"],
-        skip_bad=words["skip_bad"],
-    )
+    options = conversion_options_of(words)
     where = ImportOptions(
         program=words["program"],
         images=words["images"],

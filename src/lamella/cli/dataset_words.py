@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lamella.cli.parameters import stack_options
 from lamella.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ _SPLIT = (
 
 def data_options(function: F) -> F:
     """Add the options; see :func:`data_of`."""
-    return _stacked(_DATA, function)
+    return stack_options(_DATA, function)
 
 
 def split_options(function: F) -> F:
     """Add the options of a split; see :func:`split_of`."""
-    return _stacked(_SPLIT, function)
+    return stack_options(_SPLIT, function)
 
 
 def data_of(
@@ -279,9 +280,3 @@ def _named(word: str, option: str, parse: Callable[[str], Any]) -> tuple[str, An
             f"{option} {word!r} cannot be understood", hint=f"write {option} {example}"
         )
     return name.strip(), value
-
-
-def _stacked(options: tuple[Callable[[F], F], ...], function: F) -> F:
-    for option in reversed(options):
-        function = option(function)
-    return function

@@ -8,7 +8,7 @@ A command takes them as decorators::
     def command(..., **words): options = open_options(words)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -29,6 +29,7 @@ __all__ = [
     "parse_options",
     "parse_spacing",
     "segment_option",
+    "stack_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,7 +58,7 @@ _ANSWER_OPTIONS = (
 
 def input_options(function: F) -> F:
     """Add the options that say how an input is read; see :func:`open_options`."""
-    return _stacked(_INPUT_OPTIONS, function)
+    return stack_options(_INPUT_OPTIONS, function)
 
 
 def segment_option(function: F) -> F:
@@ -71,7 +72,7 @@ def segment_option(function: F) -> F:
 
 def answer_options(function: F) -> F:
     """Add ``--json`` (``as_json``) and ``--quiet``; see :func:`console_of`."""
-    return _stacked(_ANSWER_OPTIONS, function)
+    return stack_options(_ANSWER_OPTIONS, function)
 
 
 def console_of(words: dict[str, Any]) -> Console:
@@ -157,8 +158,9 @@ def parse_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def _stacked(options: tuple[Callable[[F], F], ...], function: F) -> F:
-    for option in reversed(options):
+def stack_options(options: Iterable[Callable[[F], F]], function: F) -> F:
+    """Add options to a command, listed in their order by ``--help``."""
+    for option in reversed(tuple(options)):
         function = option(function)
     return function
 

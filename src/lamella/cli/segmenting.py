@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lamella.cli.console import Console, format_duration
-from lamella.cli.parameters import parse_integers, parse_options, parse_spacing
+from lamella.cli.parameters import parse_integers, parse_options, parse_spacing, stack_options
 from lamella.core.errors import InputError, RunCancelledError
 
 if TYPE_CHECKING:
@@ -135,16 +135,12 @@ def trust_option(function: F) -> F:
 
 def objects_options(function: F) -> F:
     """Add the options about objects, confidence and restoration."""
-    for option in reversed((*_OBJECTS_OPTIONS, *_RESTORE_OPTIONS)):
-        function = option(function)
-    return function
+    return stack_options((*_OBJECTS_OPTIONS, *_RESTORE_OPTIONS), function)
 
 
 def request_options(function: F) -> F:
     """Add the options that say with what, and how, an input is segmented."""
-    for option in reversed(_REQUEST_OPTIONS):
-        function = option(function)
-    return function
+    return stack_options(_REQUEST_OPTIONS, function)
 
 
 def build_request(path: Path, words: dict[str, Any]) -> "SegmentRequest":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamella.cli.console import Console
-from lamella.cli.parameters import answer_options, console_of, parse_integers
+from lamella.cli.parameters import answer_options, console_of, parse_integers, stack_options
 from lamella.core.errors import InputError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def _output_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--overwrite", is_flag=True, help="Replace what is there."),
         answer_options,
     )  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stack_options(options, function)
 
 
 @command.command("tomogram")
