@@ -42,7 +42,7 @@ lock:  ## resolve the locks anew
 	$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 \
 		pyproject.toml -o requirements/base.txt
 	$(UV) pip compile $(UVFLAGS) --upgrade --universal --generate-hashes --python-version 3.11 \
-		pyproject.toml --extra torch --extra train --extra export --extra nnunet --extra monai --extra restore --extra dicom-seg \
+		pyproject.toml --extra torch --extra train --extra export --extra server --extra postgres --extra cluster --extra s3 --extra nnunet --extra monai --extra restore --extra dicom-seg \
 		--group test --group lint --group docs -o requirements/all.txt
 
 	@# Engines with environments of their own take this project's torch, so that files are shared on disk.

@@ -27,7 +27,15 @@ people already catch::
     ├── DeviceError                             device_unavailable
     │   └── DeviceMemoryError (MemoryError)     device_out_of_memory
     ├── RunError                                run_failed
-    └── RunCancelledError                       cancelled
+    ├── RunCancelledError                       cancelled
+    ├── UnauthenticatedError                    unauthenticated
+    ├── ForbiddenError                          forbidden
+    ├── ConflictError                           conflict
+    ├── GoneError                               gone
+    ├── QuotaError                              quota_exceeded
+    ├── TooManyRequestsError                    too_many_requests
+    ├── ChecksumError                           checksum_mismatch
+    └── ServerConnectionError (ConnectionError)  no_connection
 
 Examples:
     >>> try:
@@ -43,11 +51,15 @@ from typing import Any, ClassVar
 __all__ = [
     "AxesError",
     "BoxOutOfBoundsError",
+    "ChecksumError",
+    "ConflictError",
     "DeviceError",
     "DeviceMemoryError",
     "DownloadError",
     "EngineError",
+    "ForbiddenError",
     "GeometryError",
+    "GoneError",
     "InputError",
     "LamellaError",
     "LicenceError",
@@ -57,9 +69,13 @@ __all__ = [
     "NarrowingError",
     "OfflineError",
     "OutputExistsError",
+    "QuotaError",
     "RunCancelledError",
     "RunError",
+    "ServerConnectionError",
     "StorageError",
+    "TooManyRequestsError",
+    "UnauthenticatedError",
     "UnknownEngineError",
     "UnknownFormatError",
     "UnknownIdError",
@@ -241,3 +257,51 @@ class RunCancelledError(LamellaError):
     """A run that was told to stop; what is finished is kept and can be resumed."""
 
     code = "cancelled"
+
+
+class UnauthenticatedError(LamellaError):
+    """A request without a valid token."""
+
+    code = "unauthenticated"
+
+
+class ForbiddenError(LamellaError):
+    """Something that this token's role does not allow."""
+
+    code = "forbidden"
+
+
+class ConflictError(LamellaError):
+    """A request that contradicts the state of what it is about."""
+
+    code = "conflict"
+
+
+class GoneError(LamellaError):
+    """Something that was there and was removed or has expired."""
+
+    code = "gone"
+
+
+class QuotaError(LamellaError):
+    """More than a user, or the server, may hold."""
+
+    code = "quota_exceeded"
+
+
+class TooManyRequestsError(LamellaError):
+    """More requests than a user may send; ``details["retry_after_s"]`` says how long to wait."""
+
+    code = "too_many_requests"
+
+
+class ChecksumError(LamellaError):
+    """Bytes whose checksum is not the one that was announced."""
+
+    code = "checksum_mismatch"
+
+
+class ServerConnectionError(LamellaError, ConnectionError):
+    """A server that cannot be reached, or that is not the one expected."""
+
+    code = "no_connection"

@@ -12,11 +12,13 @@ __all__ = [
     "EventSink",
     "FailedEvent",
     "FinishedEvent",
+    "LabelsDelta",
     "LogEvent",
     "PreviewEvent",
     "ProgressEvent",
     "RunEvent",
     "StartedEvent",
+    "StateEvent",
     "WarningEvent",
     "parse_event",
 ]
@@ -50,6 +52,17 @@ class ProgressEvent(RunEvent):
     eta_s: float | None = None
 
 
+class LabelsDelta(Document):
+    """Labels of a box, compressed, for those who cannot read the run folder."""
+
+    dtype: Literal["uint8", "uint16", "uint32", "uint64"]
+    shape: tuple[int, ...]
+    """Of the labels sent: the event's box divided by its factors."""
+    encoding: Literal["zlib+base64"] = "zlib+base64"
+    """zlib (RFC 1950) of the little-endian C-order bytes, then base64."""
+    data: str
+
+
 class PreviewEvent(RunEvent):
     """Labels that can be shown now.
 
@@ -65,6 +78,25 @@ class PreviewEvent(RunEvent):
     box_stop: tuple[int, ...]
     is_final: bool
     """Whether these labels are the run's result, not a coarse guess."""
+    labels: LabelsDelta | None = None
+    """The labels themselves, where a server sends them."""
+
+
+class StateEvent(RunEvent):
+    """A job on a server changed its state, or its place in the queue."""
+
+    type: Literal["state"] = "state"
+    state: Literal[
+        "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
+    ]
+    attempt: int = 0
+    """How often the job was started, this time included."""
+    position: int | None = None
+    """Jobs ahead in the queue, plus one; None for a job that does not wait."""
+    eta_s: float | None = None
+    """Expected seconds until it starts (queued) or ends (running)."""
+    message: str = ""
+    problem: Problem | None = None
 
 
 class LogEvent(RunEvent):
@@ -100,6 +132,7 @@ class FailedEvent(RunEvent):
 
 Event = Annotated[
     StartedEvent
+    | StateEvent
     | ProgressEvent
     | PreviewEvent
     | LogEvent

@@ -1,0 +1,1 @@
+"""The client of a server: light, and the same flow with and without asyncio."""

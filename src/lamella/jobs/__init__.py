@@ -1,0 +1,1 @@
+"""A durable queue: named callables on documents, run by processes or a cluster; no science."""

@@ -1,0 +1,1 @@
+"""The server: uploads, jobs, events and results over HTTP."""
