@@ -1,0 +1,167 @@
+"""What a server works with: made from its settings, started and stopped in order."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lamella.core.places import Places
+from lamella.jobs.database import Database, open_database, sqlite_url
+from lamella.server.audit import AuditLog
+from lamella.server.limits import RateLimit
+from lamella.server.metrics import Metrics
+from lamella.server.secret import Secret
+from lamella.server.settings import Settings
+from lamella.server.signing import Signer
+from lamella.server.tokens import TokenStore
+
+if TYPE_CHECKING:
+    from lamella.jobs.store import JobStore
+
+__all__ = ["Services", "open_services"]
+
+logger = logging.getLogger(__name__)
+
+_BURST_S = 5.0
+"""A token may send this many seconds of its rate at once."""
+_FAILURES = 20
+"""Requests with tokens that are none, from one address, until it has to wait."""
+_FAILURES_PER_S = 1 / 6
+
+# Name in Services → the function that makes it, in the order in which they are made.
+_PARTS = (
+    ("storage", "lamella.server.storage", "open_storage"),
+    ("uploads", "lamella.server.uploads", "open_uploads"),
+    ("volumes", "lamella.server.volumes", "open_volumes"),
+    ("jobs", "lamella.server.jobs", "open_jobs"),
+    ("hub", "lamella.server.events", "open_hub"),
+    ("dispatcher", "lamella.server.dispatch", "open_dispatcher"),
+    ("retention", "lamella.server.retention", "open_retention"),
+    ("models", "lamella.server.models", "open_models"),
+)
+
+
+@dataclass
+class Services:
+    """Everything that routes work with.
+
+    Attributes:
+        settings: of the server.
+        database: of the queue and of the server.
+        places: where models and engines are.
+        secret: keys by purpose.
+        tokens: who may do what.
+        audit: what was changed.
+        signer: addresses without a token.
+        metrics: what is counted.
+        rate_limit: requests by token.
+        failure_limit: refused tokens by address.
+        is_closing: whether the server is going down.
+    """
+
+    settings: Settings
+    database: Database
+    places: Places
+    secret: Secret
+    tokens: TokenStore
+    audit: AuditLog
+    signer: Signer
+    metrics: Metrics
+    rate_limit: RateLimit
+    failure_limit: RateLimit
+    is_closing: bool = False
+    storage: Any = None
+    uploads: Any = None
+    volumes: Any = None
+    jobs: JobStore = field(default=None)  # pyright: ignore[reportAssignmentType] - made below
+    hub: Any = None
+    dispatcher: Any = None
+    retention: Any = None
+    models: Any = None
+
+    async def start(self) -> None:
+        """Start what runs by itself, in the order in which it was made."""
+        for part in self._parts():
+            await _call(part, "start")
+
+    async def stop(self) -> None:
+        """Stop it again, the last one first; jobs that run are put back into the queue."""
+        self.begin_shutdown()
+        for part in reversed(self._parts()):
+            try:
+                await _call(part, "stop")
+            except Exception:
+                # The others must stop, whatever this one did.
+                logger.exception("%s did not stop cleanly", type(part).__name__)
+        self.database.close()
+
+    def begin_shutdown(self) -> None:
+        """Tell every part that the server goes down: streams end, no new jobs are taken."""
+        if self.is_closing:
+            return
+        self.is_closing = True
+        for part in self._parts():
+            begin = getattr(part, "begin_shutdown", None)
+            if begin is not None:
+                begin()
+
+    def _parts(self) -> list[Any]:
+        return [part for name, _, _ in _PARTS if (part := getattr(self, name)) is not None]
+
+
+def open_services(settings: Settings, *, places: Places | None = None) -> Services:
+    """Make what a server works with; its folder and its database are made where they are not.
+
+    Args:
+        settings: of the server.
+        places: where models and engines are; the user's unless given.
+
+    Raises:
+        StorageError: the folder or the database cannot be used.
+        InputError: a database that is none, or that a newer version has changed.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = open_database(settings.database_url or sqlite_url(settings.data_dir / "lamella.db"))
+    _migrate(database)
+    secret = Secret.of_folder(settings.data_dir)
+    rate = settings.rate_limit
+    services = Services(
+        settings=settings,
+        database=database,
+        places=places or Places.of_user(),
+        secret=secret,
+        tokens=TokenStore(database, secret.key("tokens")),
+        audit=AuditLog(database),
+        signer=Signer(secret.key("addresses"), settings.url_lifetime_s),
+        metrics=Metrics(),
+        rate_limit=RateLimit(rate, rate * _BURST_S),
+        failure_limit=RateLimit(_FAILURES_PER_S, _FAILURES),
+    )
+    for name, module, function in _PARTS:
+        if importlib.util.find_spec(module) is not None:
+            make = getattr(importlib.import_module(module), function, None)
+            if make is not None:
+                setattr(services, name, make(services))
+    return services
+
+
+def _migrate(database: Database) -> None:
+    if importlib.util.find_spec("lamella.server.migrations") is not None:
+        importlib.import_module("lamella.server.migrations").migrate(database)
+        return
+    from lamella.server.tables import METADATA
+
+    METADATA.create_all(database.engine)
+
+
+async def _call(part: Any, name: str) -> None:
+    function = getattr(part, name, None)
+    if function is None:
+        return
+    result = function()
+    if inspect.isawaitable(result):
+        await result

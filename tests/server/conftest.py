@@ -1,0 +1,50 @@
+"""A server for tests: in this process, or a real one on a free port."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from lamella.core.places import Places
+from lamella.server.app import create_app
+from lamella.server.services import Services, open_services
+from lamella.server.settings import Settings
+from lamella.wire.access import TokenSpec
+
+# Name of a test's user → role.
+USERS = {"admin": "admin", "annotator": "annotator", "viewer": "viewer", "other": "annotator"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", port=0, min_free_bytes=0)
+
+
+@pytest.fixture
+def services(settings: Settings, tmp_path: Path) -> Iterator[Services]:
+    made = open_services(settings, places=Places(models=tmp_path / "models"))
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def app(settings: Settings, services: Services) -> Any:
+    return create_app(settings, services)
+
+
+@pytest.fixture
+def client(app: Any) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def tokens(services: Services) -> dict[str, dict[str, str]]:
+    """Headers by user: admin, annotator, viewer, other (a second annotator)."""
+    made = {
+        user: services.tokens.add(TokenSpec.model_validate({"user": user, "role": role})).secret
+        for user, role in USERS.items()
+    }
+    return {user: {"Authorization": f"Bearer {secret}"} for user, secret in made.items()}
