@@ -9,6 +9,7 @@ from lamella.wire.problem import Problem
 
 __all__ = [
     "Event",
+    "EventPage",
     "EventSink",
     "FailedEvent",
     "FinishedEvent",
@@ -57,7 +58,9 @@ class LabelsDelta(Document):
 
     dtype: Literal["uint8", "uint16", "uint32", "uint64"]
     shape: tuple[int, ...]
-    """Of the labels sent: the event's box divided by its factors."""
+    """Of the labels sent: the event's box divided by ``factors``, rounded up."""
+    factors: tuple[float, ...]
+    """Voxels of the input per voxel sent: the event's own, times those by which it was thinned."""
     encoding: Literal["zlib+base64"] = "zlib+base64"
     """zlib (RFC 1950) of the little-endian C-order bytes, then base64."""
     data: str
@@ -143,6 +146,18 @@ Event = Annotated[
 ]
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+class EventPage(Document):
+    """Events of a job after a number, in order, none left out."""
+
+    events: tuple[Event, ...]
+    last: int
+    """Number of the newest event there is; ask again with the last number that came."""
+    state: Literal[
+        "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
+    ]
+    """Of the job, now."""
 
 
 def parse_event(line: str | bytes) -> Any:

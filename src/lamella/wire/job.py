@@ -18,6 +18,7 @@ __all__ = [
     "JobSpec",
     "JobStateName",
     "ProgressDoc",
+    "ViewUrl",
 ]
 
 JobStateName = Literal[
@@ -121,3 +122,15 @@ class ArtifactDoc(Document):
     sha256: str | None = None
     url: str
     expires: str
+
+
+class ViewUrl(Document):
+    """Where a viewer reads a volume or labels as OME-Zarr, without a token until ``expires``."""
+
+    url: str
+    state: Literal["ready", "preparing", "failed"]
+    """Preparing: its pyramid is being made; readers find nothing there yet."""
+    expires: str
+    version: str | None = None
+    """Of NGFF: ``0.4`` or ``0.5``; None while it is prepared."""
+    problem: Problem | None = None
