@@ -40,6 +40,8 @@ uploads = sa.Table(
     sa.Column("problem", json_type()),
     sa.Column("created", sa.Float(53), nullable=False),
     sa.Column("expires", sa.Float(53), index=True),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.UniqueConstraint("owner", "idempotency_key"),
 )
 
 volumes = sa.Table(
