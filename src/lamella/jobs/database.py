@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
+from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from lamella.core.errors import InputError, MissingDependencyError, StorageError
@@ -27,7 +28,7 @@ _FIRST_PAUSE_S = 0.02
 _BUSY_TIMEOUT_S = 30
 _READS = "lamella_reads"
 # serialization_failure, deadlock_detected, lock_not_available, admin_shutdown, crash_shutdown,
-# cannot_connect_now; a unique violation is repeated as well: the second time the row is seen.
+# cannot_connect_now; unique_violation.
 _PASSING_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "23505"})
 
 
@@ -67,13 +68,17 @@ class Database:
             try:
                 with self.begin() as connection:
                     return work(connection)
-            except sa.exc.DBAPIError as error:
+            except exc.DBAPIError as error:
                 if not _is_passing(error):
+                    raise
+                # A key that two transactions made at once is seen by the second try; a key that
+                # is there anyway is the caller's matter.
+                if isinstance(error, exc.IntegrityError) and n_tries > 1:
                     raise
                 if n_tries == _N_TRIES:
                     raise _unavailable(error) from error
                 # Full jitter: those who collided must not meet again.
-                self._sleep(random.uniform(0, _FIRST_PAUSE_S * 2**n_tries))  # noqa: S311
+                self._sleep(random.uniform(0, _FIRST_PAUSE_S * 2**n_tries))
         raise AssertionError
 
     def lock(self, connection: Connection, number: int) -> None:
@@ -106,7 +111,7 @@ def open_database(url: str) -> Database:
     """
     try:
         address = make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         # The text may hold a password: it is not repeated.
         raise InputError(
             "the address of the database cannot be read",
@@ -135,8 +140,8 @@ def _open_sqlite(address: URL) -> Engine:
         pool_size=16,
         max_overflow=48,
     )
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -174,23 +179,23 @@ def _open_postgresql(address: URL) -> Engine:
         ) from error
 
 
-def _is_passing(error: sa.exc.DBAPIError) -> bool:
+def _is_passing(error: exc.DBAPIError) -> bool:
     if error.connection_invalidated:
         return True
     cause = cast("Any", error.orig)
     state = getattr(cause, "sqlstate", None)
     if state is not None:
         return state in _PASSING_STATES
-    if isinstance(error, sa.exc.IntegrityError):
+    if isinstance(error, exc.IntegrityError):
         return "UNIQUE" in str(cause)
     # psycopg gives no state where no connection came about; SQLite never gives one.
     text = str(cause).lower()
-    return isinstance(error, sa.exc.OperationalError) and any(
+    return isinstance(error, exc.OperationalError) and any(
         part in text for part in ("locked", "busy", "connection", "connect")
     )
 
 
-def _unavailable(error: sa.exc.DBAPIError) -> StorageError:
+def _unavailable(error: exc.DBAPIError) -> StorageError:
     return StorageError(
         f"the database refused a transaction {_N_TRIES} times: {type(error.orig).__name__}",
         hint="check that it runs and that its disk has space; nothing was changed",

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["METADATA", "batches", "json_type", "jobs", "number_type", "users"]
+__all__ = ["METADATA", "batches", "jobs", "json_type", "number_type", "users"]
 
 METADATA = sa.MetaData(
     # Names that do not depend on the database: migrations can refer to them.

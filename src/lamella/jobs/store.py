@@ -1,0 +1,523 @@
+"""The durable queue: every change of a job is one transaction, made by the pure machine.
+
+The store decides nothing about states itself: it locks a row, lets :mod:`lamella.jobs.machine`
+say what becomes of it, and writes the difference. Several processes may use one database at once.
+
+Examples:
+    >>> from tempfile import TemporaryDirectory
+    >>> from pathlib import Path
+    >>> from lamella.jobs.database import open_database, sqlite_url
+    >>> from lamella.jobs.tables import METADATA
+    >>> folder = TemporaryDirectory()
+    >>> database = open_database(sqlite_url(Path(folder.name) / "jobs.db"))
+    >>> METADATA.create_all(database.engine)
+    >>> store = JobStore(database)
+    >>> job, is_new = store.add(NewJob(owner="ada", kind="segment", spec={"input": "a.mrc"}))
+    >>> store.position(job.id)
+    1
+    >>> claimed = store.claim("worker-1", {"cpu": 2.0}, lease_s=30.0)
+    >>> claimed.id == job.id, claimed.attempt
+    (True, 1)
+    >>> store.finish(job.id, claimed.attempt, {"n_objects": 7}).state
+    'finished'
+    >>> database.close(); folder.cleanup()
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lamella.core.errors import ConflictError
+from lamella.jobs import batch, claiming, users
+from lamella.jobs.batch import BatchRecord
+from lamella.jobs.database import Database
+from lamella.jobs.machine import (
+    ACTIVE_STATES,
+    Advance,
+    Cancel,
+    Claim,
+    Event,
+    Fail,
+    Finish,
+    Interrupt,
+    JobRecord,
+    JobState,
+    LeaseLostError,
+    NewJob,
+    Renew,
+    Requeue,
+    Retry,
+    Stop,
+    apply,
+    new_record,
+)
+from lamella.jobs.rows import (
+    changed_values,
+    check_new_job,
+    digest_of,
+    new_id,
+    read_job,
+    record_of,
+    values_of,
+)
+from lamella.jobs.tables import batches, jobs
+from lamella.jobs.users import Limits
+from lamella.jobs.view import QueueView, ViewCache
+from lamella.wire.problem import Problem
+
+__all__ = ["JobList", "JobStore"]
+
+_WORKER_DIED = Problem(
+    code="run_failed",
+    message="the worker stopped answering",
+    hint="it was killed, or lost its connection",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobList:
+    """Jobs, newest first; ``next_cursor`` asks for the following ones."""
+
+    jobs: tuple[JobRecord, ...]
+    next_cursor: str | None
+
+
+class JobStore:
+    """Jobs of one database.
+
+    Args:
+        database: where the tables are (:func:`lamella.server.migrations.migrate` makes them).
+        clock: Unix time, seconds.
+        limits: of every user for whom no other ones are set.
+        max_interruptions: how often in a row a job goes on by itself without getting further.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        limits: Limits | None = None,
+        max_interruptions: int = 3,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.limits = limits or Limits()
+        self.max_interruptions = max_interruptions
+        self._views = ViewCache(database, clock, self.limits)
+
+    # --- Submitting ---------------------------------------------------------------------------
+
+    def add(self, job: NewJob) -> tuple[JobRecord, bool]:
+        """Queue a job; the record, and whether it is new.
+
+        The same idempotency key with the same content gives the job that is there already.
+
+        Raises:
+            InputError: for names that are too long, or impossible resources.
+            ConflictError: when the key was used for something else.
+            QuotaError: when the owner has as many jobs in the queue as allowed.
+        """
+        check_new_job(job)
+        digest = digest_of(job)
+
+        def work(connection: Connection) -> tuple[JobRecord, bool]:
+            user = users.lock_user(connection, job.owner, self.clock())
+            old = _by_key(connection, job)
+            if old is not None:
+                batch.check_digest(job.idempotency_key, old["digest"], digest)
+                return record_of(old), False
+            users.check_queue(connection, user, 1, self.limits)
+            record = new_record(new_id(), job, now=self.clock())
+            connection.execute(jobs.insert().values(**values_of(record), digest=digest))
+            return read_job(connection, record.id), True
+
+        return self._changed(work)
+
+    def add_batch(
+        self,
+        owner: str,
+        new_jobs: Sequence[NewJob],
+        *,
+        name: str = "",
+        idempotency_key: str | None = None,
+    ) -> tuple[BatchRecord, bool]:
+        """Queue many jobs of one owner: all of them, or none.
+
+        Raises:
+            InputError: for an empty batch, another owner's job, or a job that cannot be.
+            ConflictError: when the key was used for something else.
+            QuotaError: when not all of them are allowed.
+        """
+        request = batch.BatchRequest(owner, tuple(new_jobs), name, idempotency_key)
+        batch.check(request)
+
+        def work(connection: Connection) -> tuple[BatchRecord, bool]:
+            user = users.lock_user(connection, owner, self.clock())
+            old = batch.by_key(connection, request)
+            if old is not None:
+                return old, False
+            users.check_queue(connection, user, len(new_jobs), self.limits)
+            return batch.insert(connection, request, self.clock()), True
+
+        return self._changed(work)
+
+    # --- Looking ------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> JobRecord:
+        """A job.
+
+        Raises:
+            UnknownIdError: when there is none.
+        """
+        with self.database.read() as connection:
+            return read_job(connection, job_id)
+
+    def list(
+        self,
+        owner: str | None = None,
+        states: Collection[JobState] | None = None,
+        batch: str | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> JobList:
+        """Jobs, newest first.
+
+        Args:
+            owner: only this user's.
+            states: only those in one of these states.
+            batch: only those of this batch.
+            limit: at most so many.
+            cursor: ``next_cursor`` of the list before.
+
+        Raises:
+            InputError: for a cursor that no list gave.
+        """
+        query = sa.select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if states is not None:
+            query = query.where(jobs.c.state.in_(list(states)))
+        if batch is not None:
+            query = query.where(jobs.c.batch == batch)
+        if cursor is not None:
+            query = query.where(jobs.c.number < _number_of(cursor))
+        with self.database.read() as connection:
+            records = [record_of(row) for row in connection.execute(query).mappings()]
+        more = len(records) > limit
+        records = records[:limit]
+        return JobList(tuple(records), str(records[-1].number) if more and records else None)
+
+    def get_batch(self, batch_id: str) -> BatchRecord:
+        """A batch and the states of its jobs.
+
+        Raises:
+            UnknownIdError: when there is none.
+        """
+        with self.database.read() as connection:
+            return batch.read(
+                connection, batches.c.id == batch_id, f"there is no batch {batch_id!r}"
+            )
+
+    def counts(self, owner: str | None = None) -> dict[JobState, int]:
+        """How many jobs are in which state."""
+        query = sa.select(jobs.c.state, sa.func.count().label("n")).group_by(jobs.c.state)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        with self.database.read() as connection:
+            return {row.state: row.n for row in connection.execute(query)}
+
+    def uses_volume(self, volume: str) -> bool:
+        """Whether a job that is queued or runs reads this volume."""
+        query = (
+            sa.select(jobs.c.id)
+            .where(jobs.c.volume == volume, jobs.c.state.in_(["queued", *ACTIVE_STATES]))
+            .limit(1)
+        )
+        with self.database.read() as connection:
+            return connection.execute(query).first() is not None
+
+    def view(self) -> QueueView:
+        """Positions and estimates of all queued and running jobs, at most a moment old."""
+        return self._views.get()
+
+    def position(self, job_id: str) -> int | None:
+        """Jobs ahead of it in the queue, plus one; None for a job that does not wait."""
+        return self._views.get(job_id).position(job_id)
+
+    def eta_s(self, job_id: str) -> float | None:
+        """Expected seconds until it starts (queued) or ends (running); None = not known."""
+        return self._views.get(job_id).eta_s(job_id)
+
+    # --- What people ask for ------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """A queued job is cancelled at once, a running one is asked to stop.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            ConflictError: when it has ended already.
+        """
+        return self._apply(job_id, Cancel(now=self.clock()))
+
+    def cancel_batch(self, batch_id: str) -> Sequence[JobRecord]:
+        """Cancel all jobs of a batch that have not ended; those that changed.
+
+        Raises:
+            UnknownIdError: when there is no such batch.
+        """
+        found = self.get_batch(batch_id)
+        changed: list[JobRecord] = []
+        for job_id in found.jobs:
+            try:
+                changed.append(self.cancel(job_id))
+            except ConflictError:
+                continue
+        return changed
+
+    def retry(self, job_id: str) -> JobRecord:
+        """Queue a job again that failed, was cancelled or was interrupted; it resumes.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            ConflictError: when it is queued, runs or has finished.
+            QuotaError: when the owner has as many jobs in the queue as allowed.
+        """
+
+        def work(connection: Connection) -> JobRecord:
+            job = read_job(connection, job_id, lock=True)
+            after = apply(job, Retry(now=self.clock()))
+            user = users.lock_user(connection, job.owner, self.clock())
+            users.check_queue(connection, user, 1, self.limits)
+            return self._write(connection, job, after)
+
+        return self._changed(work)
+
+    def delete(self, job_id: str) -> JobRecord:
+        """Forget a job that has ended; its last record.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            ConflictError: when it has not ended.
+        """
+
+        def work(connection: Connection) -> JobRecord:
+            job = read_job(connection, job_id, lock=True)
+            if not job.is_final:
+                raise ConflictError(
+                    f"job {job_id} is {job.state}: only a job that has ended can be removed",
+                    hint="cancel it first",
+                    details={"job": job_id, "state": job.state},
+                )
+            connection.execute(jobs.delete().where(jobs.c.id == job_id))
+            if job.batch is not None:
+                batch.delete_if_empty(connection, job.batch)
+            return job
+
+        return self._changed(work)
+
+    def set_user(
+        self,
+        owner: str,
+        *,
+        weight: float | None = None,
+        max_queued: int | None = None,
+        max_running: int | None = None,
+    ) -> None:
+        """Give a user another share or other limits than the rest.
+
+        Raises:
+            InputError: for a weight that is not above 0.
+        """
+        values = {"weight": weight, "max_queued": max_queued, "max_running": max_running}
+        self._changed(lambda connection: users.update(connection, owner, values, self.clock()))
+
+    # --- What workers do ----------------------------------------------------------------------
+
+    def claim(
+        self, worker: str, resources: Mapping[str, float], lease_s: float
+    ) -> JobRecord | None:
+        """The next job that fits, now this worker's; None when there is none.
+
+        Args:
+            worker: who runs it.
+            resources: what this worker has free.
+            lease_s: seconds until somebody else may have it, unless it is renewed.
+        """
+
+        def work(connection: Connection) -> JobRecord | None:
+            self.database.lock(connection, claiming.LOCK)
+            now = self.clock()
+            job, total = claiming.next_job(connection, worker, resources, self.limits, now)
+            self._views.note_capacity(worker, total)
+            if job is None:
+                return None
+            claim = Claim(worker=worker, now=now, lease_until=now + lease_s)
+            return self._write(connection, job, apply(job, claim))
+
+        if not self._has_queued():
+            return None
+        return self._changed(work)
+
+    def renew(
+        self,
+        job_id: str,
+        attempt: int,
+        lease_s: float,
+        progress: Mapping[str, Any] | None = None,
+    ) -> JobState:
+        """Keep a job for ``lease_s`` more seconds; its state: ``cancelling`` asks to stop.
+
+        Args:
+            job_id: the job.
+            attempt: the one that was claimed.
+            lease_s: seconds from now.
+            progress: ``stage``, ``done``, ``total``, ``unit``, ``eta_s``.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+        """
+        events: list[Event] = [Renew(attempt=attempt, lease_until=self.clock() + lease_s)]
+        if progress is not None:
+            events.append(Advance(attempt=attempt, progress=progress))
+        return self._apply(job_id, *events, is_heartbeat=True).state
+
+    def finish(
+        self, job_id: str, attempt: int, result: Mapping[str, Any] | None = None
+    ) -> JobRecord:
+        """The job is done.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+        """
+        return self._apply(
+            job_id, Finish(attempt=attempt, now=self.clock(), result=dict(result or {}))
+        )
+
+    def fail(self, job_id: str, attempt: int, problem: Problem) -> JobRecord:
+        """The job cannot be done.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+        """
+        return self._apply(job_id, Fail(attempt=attempt, now=self.clock(), problem=problem))
+
+    def stopped(self, job_id: str, attempt: int) -> JobRecord:
+        """The job stopped because it was cancelled.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+            ConflictError: when nobody asked it to stop.
+        """
+        return self._apply(job_id, Stop(attempt=attempt, now=self.clock()))
+
+    def interrupt(self, job_id: str, attempt: int, problem: Problem | None = None) -> JobRecord:
+        """The worker died: the job is queued again, or failed after too many times in a row.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+        """
+        return self._interrupt(job_id, attempt, problem or _WORKER_DIED, counts=True)
+
+    def release(self, job_id: str, attempt: int) -> JobRecord:
+        """Put a job back because this server shuts down; that counts against nothing.
+
+        Raises:
+            UnknownIdError: when there is no such job.
+            LeaseLostError: when another attempt has it, or it has ended.
+        """
+        problem = Problem(code="run_failed", message="the server was shut down")
+        return self._interrupt(job_id, attempt, problem, counts=False)
+
+    def expired(self, now: float | None = None) -> Sequence[JobRecord]:
+        """Jobs whose lease ran out: nobody answers for them."""
+        now = self.clock() if now is None else now
+        query = sa.select(jobs).where(jobs.c.state.in_(ACTIVE_STATES), jobs.c.lease_until < now)
+        with self.database.read() as connection:
+            return [record_of(row) for row in connection.execute(query).mappings()]
+
+    def recover(self, now: float | None = None) -> Sequence[JobRecord]:
+        """Interrupt every job whose lease ran out; their records afterwards."""
+        recovered: list[JobRecord] = []
+        for job in self.expired(now):
+            try:
+                recovered.append(self.interrupt(job.id, job.attempt))
+            except LeaseLostError:
+                # Its worker answered, or another server recovered it, in the meantime.
+                continue
+        return recovered
+
+    # --- Inside -------------------------------------------------------------------------------
+
+    def _interrupt(self, job_id: str, attempt: int, problem: Problem, *, counts: bool) -> JobRecord:
+        now = self.clock()
+        interrupt = Interrupt(attempt=attempt, now=now, problem=problem, counts=counts)
+
+        def work(connection: Connection) -> JobRecord:
+            job = read_job(connection, job_id, lock=True)
+            after = apply(job, interrupt)
+            if after.state == "interrupted":
+                # In the same transaction: a crash between the two would leave it behind.
+                after = apply(after, Requeue(now=now, max_interruptions=self.max_interruptions))
+            return self._write(connection, job, after)
+
+        return self._changed(work)
+
+    def _apply(self, job_id: str, *events: Event, is_heartbeat: bool = False) -> JobRecord:
+        def work(connection: Connection) -> JobRecord:
+            job = read_job(connection, job_id, lock=True)
+            after = job
+            for event in events:
+                after = apply(after, event)
+            return self._write(connection, job, after)
+
+        return self.database.run(work) if is_heartbeat else self._changed(work)
+
+    def _write(self, connection: Connection, before: JobRecord, after: JobRecord) -> JobRecord:
+        values = changed_values(before, after)
+        if values:
+            connection.execute(jobs.update().where(jobs.c.id == before.id).values(**values))
+        if after.run_s > before.run_s:
+            users.add_usage(connection, before, after.run_s - before.run_s, self.clock())
+        return after
+
+    def _has_queued(self) -> bool:
+        # An idle server asks every moment: without taking the lock of those who write.
+        query = sa.select(jobs.c.id).where(jobs.c.state == "queued").limit(1)
+        with self.database.read() as connection:
+            return connection.execute(query).first() is not None
+
+    def _changed(self, work: "Callable[[Connection], Any]") -> Any:
+        result = self.database.run(work)
+        self._views.invalidate()
+        return result
+
+
+def _by_key(connection: Connection, job: NewJob) -> sa.RowMapping | None:
+    if job.idempotency_key is None:
+        return None
+    query = sa.select(jobs).where(
+        jobs.c.owner == job.owner, jobs.c.idempotency_key == job.idempotency_key
+    )
+    return connection.execute(query).mappings().first()
+
+
+def _number_of(cursor: str) -> int:
+    from lamella.core.errors import InputError
+
+    if not cursor.isdecimal() or len(cursor) > 18:
+        raise InputError(
+            f"expected a cursor from a list of jobs, got {cursor[:40]!r}",
+            hint="leave it out to begin with the newest job",
+        )
+    return int(cursor)
