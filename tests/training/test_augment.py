@@ -145,9 +145,67 @@ def test_intensities_change_and_labels_do_not():
     np.testing.assert_array_equal(found.labels, sample.labels)
 
 
+WIDE = AugmentOptions(
+    rotation_chance=1, rotation_degrees=45, scale_chance=1, scale_range=(0.5, 0.9), reach=4
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, shapes)
+def test_with_enough_reach_everything_comes_from_the_image(seed, shape):
+    change = draw(np.random.default_rng(seed), WIDE, shape)
+    source = change.movement.source_shape(shape, WIDE.reach)
+    assert all(a <= b <= 4 * a for a, b in zip(shape, source, strict=True))
+    labels = np.ones((1, *source), np.uint8)
+    found = change.apply(Sample(labels.astype(np.float32), labels, np.ones(source, bool)[None]))
+    assert found.valid.shape[1:] == found.labels.shape[1:] == shape
+    assert found.valid.all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seeds, st.sampled_from([(10, 10, 10), (12, 12)]))
+def test_reach_shows_more_of_the_image_and_moves_nothing(seed, shape):
+    """What a patch and a larger piece around the same middle have in common is the same."""
+    movement = draw(np.random.default_rng(seed), WIDE, shape).movement
+    wide = tuple(n + 8 for n in shape)
+    ramp = np.stack(np.meshgrid(*(np.arange(n) for n in wide), indexing="ij")).astype(np.float32)
+    inner = ramp[(slice(None), *(slice(4, -4),) * len(shape))]
+    near, far = (
+        movement.apply(Sample(image, image.astype(np.int64), np.ones(image.shape, bool)))
+        for image in (inner, ramp)
+    )
+    valid = near.valid.all(axis=0)
+    # Points between the last voxel and its border are reflected in the one and not in the other.
+    assert np.abs(near.image - far.image)[:, valid].max() < 1
+    assert far.valid[:, valid].all()
+
+
+def test_without_reach_a_patch_is_made_of_itself():
+    movement = Movement(matrix=np.eye(2) * 3)
+    assert movement.source_shape((16, 20), 1) == (16, 20)
+    assert movement.source_shape((16, 20), 2) == (32, 40)
+    assert movement.source_shape((16, 20), 8) == (46, 58)
+    assert Movement().source_shape((16, 20), 8) == (16, 20)
+
+
+def test_uneven_light_is_smooth_and_leaves_the_darkest_dark():
+    options = AugmentOptions(shading_chance=1, shading_strength=0.5)
+    change = draw(np.random.default_rng(4), options, (64, 64)).intensity
+    stripes = np.zeros((1, 64, 64), np.float32)
+    stripes[:, :, ::2] = 1.0
+    found = Intensity(shading=change.shading).apply(stripes)
+    assert not found[:, :, 1::2].any()
+    light = found[0, :, ::2]
+    assert light.min() > 0
+    assert np.ptp(light) > 0.05
+    assert np.abs(np.diff(light, axis=0)).max() < 0.1
+
+
 def test_impossible_values_are_refused():
     with pytest.raises(InputError, match="noise_chance"):
         AugmentOptions(noise_chance=1.5)
+    with pytest.raises(InputError, match="reach is"):
+        AugmentOptions(reach=0.5)
     with pytest.raises(InputError, match="scale_range"):
         AugmentOptions(scale_range=(0.0, 1.0))
     sample = sample_of((6, 8, 8))

@@ -63,7 +63,7 @@ def test_small_images_are_drawn_independently(config):
     source = open_source(config)
     assert isinstance(source, NearbySource)
     assert not source.has_chunks
-    sample, _ = PatchOrder(0, 2).draw(source, 5, PATCH)
+    sample = PatchOrder(0, 2).draw(source, 5, PATCH)
     alone = source.draw(np.random.default_rng([0, 5]), PATCH)
     np.testing.assert_array_equal(sample.image, alone.image)
 
@@ -78,7 +78,7 @@ def test_groups_of_large_images_share_a_block(config, monkeypatch, fraction, is_
     assert source.has_chunks
     order = PatchOrder(0, batch=1, lanes=1, group=6)
     for group in range(20):
-        samples = [order.draw(source, 6 * group + n, PATCH)[0] for n in range(6)]
+        samples = [order.draw(source, 6 * group + n, PATCH) for n in range(6)]
         starts = np.array([start_of(sample) for sample in samples])
         assert np.ptp(starts, axis=0).max() < 2 * CHUNK
         assert len(np.unique(starts, axis=0)) > 1
@@ -91,7 +91,7 @@ def test_near_or_alone_the_same_places_are_seen(config, monkeypatch):
     monkeypatch.setattr(store, "LARGE_BYTES", 1000)
     source = open_source(config)
     order = PatchOrder(0, batch=1, lanes=1, group=2)
-    near = [start_of(order.draw(source, n, PATCH)[0]) for n in range(0, 4000, 2)]
+    near = [start_of(order.draw(source, n, PATCH)) for n in range(0, 4000, 2)]
     alone = [start_of(source.draw(np.random.default_rng([9, n]), PATCH)) for n in range(2000)]
     edges = [np.linspace(0, n - 7, 4) for n in SHAPE]
     table = [np.histogramdd(np.array(found), edges)[0].ravel() for found in (near, alone)]
@@ -102,10 +102,10 @@ def test_patches_follow_from_seed_and_number_alone(config, monkeypatch):
     monkeypatch.setattr(store, "LARGE_BYTES", 1000)
     order = PatchOrder(3, batch=2, lanes=2, group=4)
     source = open_source(config)
-    whole = [order.draw(source, n, PATCH)[0] for n in range(40)]
+    whole = [order.draw(source, n, PATCH) for n in range(40)]
     for start, step in itertools.product((0, 17), (1, 3)):
         fresh = open_source(config)
         for n in range(start, 40, step):
-            sample = order.draw(fresh, n, PATCH)[0]
+            sample = order.draw(fresh, n, PATCH)
             np.testing.assert_array_equal(sample.image, whole[n].image)
             np.testing.assert_array_equal(sample.labels, whole[n].labels)

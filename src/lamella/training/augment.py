@@ -16,12 +16,14 @@ in serial sections (Lee et al. 2017).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lamella.core.errors import InputError
+from lamella.training.intensity import Intensity, smooth_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,12 @@ __all__ = ["AugmentOptions", "Augmentation", "Intensity", "Movement", "Sample", 
 
 COARSE_RATIO = 3.0
 """An axis with voxels this many times longer than the shortest is not rotated into others."""
+
+MAX_REACH = 8.0
+"""Pieces of images more than this many times longer than a patch are not drawn."""
+
+_SHADING_POINTS = 5
+"""Control points of an illumination per axis, two of which lie outside of the patch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +83,11 @@ class AugmentOptions:
         missing_chance: of a slice along the first axis to be blank, each on its own (3-D).
         misalign_chance: that all slices behind one are shifted in the plane (3-D).
         misalign_voxels: largest shift.
+        shading_chance: of uneven illumination.
+        shading_strength: largest standard deviation of the illumination's logarithm.
+        reach: how many times longer than the patch, per axis, the piece may be that it is made of.
+            Above 1 what turns or shrinks is filled with image, as far as there is any; at 1 with
+            its reflection, which is not learnt from.
     """
 
     flip_axes: tuple[int, ...] | None = None
@@ -98,8 +111,13 @@ class AugmentOptions:
     missing_chance: float = 0.0
     misalign_chance: float = 0.0
     misalign_voxels: int = 8
+    shading_chance: float = 0.0
+    shading_strength: float = 0.3
+    reach: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 1 <= self.reach <= MAX_REACH:
+            raise InputError(f"reach is {self.reach}, expected 1 to {MAX_REACH:g}")
         for name in (n for n in self.__slots__ if n.endswith("_chance")):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected 0 to 1")
@@ -121,6 +139,7 @@ class Movement:
         matrix: (n, n) from centred output to centred input coordinates; None for the identity.
         displacements: (n, *control points) voxels at control points; None for none.
         shifts: per slice of the first axis, whole voxels in the other axes; None for none.
+        shape: of the result; None for that of the sample.
     """
 
     flips: tuple[int, ...] = ()
@@ -128,12 +147,26 @@ class Movement:
     matrix: NDArray[np.float64] | None = None
     displacements: NDArray[np.float64] | None = None
     shifts: NDArray[np.int64] | None = None
+    shape: tuple[int, ...] | None = None
+
+    def source_shape(self, shape: tuple[int, ...], reach: float) -> tuple[int, ...]:
+        """Extents of the piece that a patch is made of, all of whose corners come from inside.
+
+        Args:
+            shape: of the patch.
+            reach: times the patch that the piece may be long along each axis.
+        """
+        if self.matrix is None or reach == 1:
+            return shape
+        needed = np.abs(self.matrix) @ (np.array(shape, np.float64) - 1) + 1
+        limits = zip(needed.tolist(), shape, strict=True)
+        return tuple(min(max(n, math.ceil(m - 1e-6)), math.floor(n * reach)) for m, n in limits)
 
     def apply(self, sample: Sample) -> Sample:
         """Move image, labels and mask together."""
         image, labels, valid = sample.image, sample.labels, sample.valid
         if self.matrix is not None or self.displacements is not None:
-            points = self._points(image.shape[1:])
+            points = self._points(image.shape[1:], self.shape or image.shape[1:])
             inside = np.all(
                 [(p > -0.5) & (p < n - 0.5) for p, n in zip(points, image.shape[1:], strict=True)],
                 axis=0,
@@ -158,8 +191,8 @@ class Movement:
             image, labels, valid = (np.flip(a, axes) for a in (image, labels, valid))
         return Sample(*(np.ascontiguousarray(a) for a in (image, labels, valid)))
 
-    def _points(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Where each output voxel comes from, (n, *spatial)."""
+    def _points(self, source: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Where each output voxel comes from, (n, *spatial); the middles lie on each other."""
         center = (np.array(shape, np.float64) - 1) / 2
         axes = [np.arange(n, dtype=np.float64) for n in shape]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"))
@@ -167,56 +200,10 @@ class Movement:
         points = grid - center[column]
         if self.matrix is not None:
             points = np.tensordot(self.matrix, points, axes=1)
-        points = points + center[column]
+        points = points + (np.array(source, np.float64)[column] - 1) / 2
         if self.displacements is not None:
-            points += _smooth(self.displacements, shape)
+            points += smooth_field(self.displacements, shape)
         return points
-
-
-@dataclass(frozen=True, slots=True)
-class Intensity:
-    """What happens to intensities; the order is that of the attributes.
-
-    Attributes:
-        blur: sigma per spatial axis, voxels; empty for none.
-        contrast: factor of the deviation from the mean.
-        brightness: added.
-        gamma: exponent over the patch's range; 1 for none.
-        noise: standard deviation.
-        noise_seed: of the noise.
-        blank: slices along the first spatial axis that are blank.
-    """
-
-    blur: tuple[float, ...] = ()
-    contrast: float = 1.0
-    brightness: float = 0.0
-    gamma: float = 1.0
-    noise: float = 0.0
-    noise_seed: int = 0
-    blank: tuple[int, ...] = ()
-
-    def apply(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a changed copy, float32."""
-        image = np.array(image, np.float32)
-        if self.blur:
-            from scipy.ndimage import gaussian_filter
-
-            smooth = gaussian_filter(image, (0.0, *self.blur), mode="reflect")
-            image = np.asarray(smooth, np.float32)
-        if self.contrast != 1.0 or self.brightness:
-            mean = image.mean(axis=tuple(range(1, image.ndim)), keepdims=True)
-            image = (image - mean) * np.float32(self.contrast) + mean + np.float32(self.brightness)
-        if self.gamma != 1.0:
-            low, high = float(image.min()), float(image.max())
-            if high > low:
-                image = ((image - low) / (high - low)) ** np.float32(self.gamma)
-                image = image * np.float32(high - low) + np.float32(low)
-        if self.noise:
-            rng = np.random.default_rng(self.noise_seed)
-            image += rng.standard_normal(image.shape, np.float32) * np.float32(self.noise)
-        for index in self.blank:
-            image[:, index] = image.mean()
-        return image.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -294,7 +281,7 @@ def _draw_movement(
         shifts = np.zeros((shape[0], 2), np.int64)
         limit = options.misalign_voxels
         shifts[int(rng.integers(1, shape[0])) :] = rng.integers(-limit, limit + 1, 2)
-    return Movement(flips, tuple(turns), matrix, displacements, shifts)
+    return Movement(flips, tuple(turns), matrix, displacements, shifts, shape)
 
 
 def _draw_matrix(
@@ -340,6 +327,9 @@ def _draw_intensity(
     noise, seed = rng.uniform(0, options.noise_sigma), int(rng.integers(2**31))
     chances = rng.random(4)
     blank = np.flatnonzero(rng.random(shape[0]) < options.missing_chance)
+    strength = rng.uniform(0, options.shading_strength)
+    points = [_SHADING_POINTS if n > 1 else 3 for n in shape]
+    shading = rng.normal(0, strength, points) if rng.random() < options.shading_chance else None
     has_contrast = chances[1] < options.contrast_chance
     finest = min(spacing)
     return Intensity(
@@ -350,6 +340,7 @@ def _draw_intensity(
         noise=float(noise) if chances[3] < options.noise_chance else 0.0,
         noise_seed=seed,
         blank=tuple(blank.tolist()) if len(shape) == 3 else (),
+        shading=shading,
     )
 
 
@@ -360,15 +351,6 @@ def _sampled(image: NDArray[np.float32], points: NDArray[np.float64]) -> NDArray
     for channel, plane in enumerate(image):
         map_coordinates(plane, points, order=1, mode="reflect", output=result[channel])
     return result
-
-
-def _smooth(control: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Displacements at every voxel: cubic between control points, one of which lies outside."""
-    from scipy.ndimage import map_coordinates
-
-    axes = [np.linspace(1.0, m - 2.0, n) for m, n in zip(control.shape[1:], shape, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"))
-    return np.stack([map_coordinates(c, points, order=3, mode="nearest") for c in control])
 
 
 def _shifted(array: NDArray[Any], shifts: NDArray[np.int64], fill: bool | None) -> NDArray[Any]:

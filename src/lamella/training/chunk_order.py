@@ -88,23 +88,22 @@ class PatchOrder:
         place = np.random.SeedSequence([self.seed, self.group_of(number)], spawn_key=(1,))
         return np.random.default_rng(place), np.random.default_rng([self.seed, number])
 
-    def draw(
-        self, source: PatchSource, number: int, shape: tuple[int, ...]
-    ) -> tuple[Sample, np.random.Generator]:
+    def draw(self, source: PatchSource, number: int, shape: tuple[int, ...]) -> Sample:
         """A patch, from a source that knows of groups or from any other.
 
         Args:
             source: of training patches.
             number: of the patch, from 0.
             shape: of the patch, spatial axes.
-
-        Returns:
-            The patch, and its own generator, for augmentation.
         """
         place, own = self.generators(number)
         if isinstance(source, NearbySource) and source.has_chunks:
-            return source.draw_near(place, own, shape), own
-        return source.draw(own, shape), own
+            return source.draw_near(place, own, shape)
+        return source.draw(own, shape)
+
+    def augmentation(self, number: int) -> np.random.Generator:
+        """What decides how a patch is changed; known before the patch is drawn."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, number], spawn_key=(2,)))
 
 
 def draw_start(

@@ -80,15 +80,19 @@ class PatchDataset(Dataset[Item]):
 
     def sample(self, number: int) -> Sample:
         """A patch, augmented but not encoded."""
-        sample, rng = self.order.draw(self.source, number, self.shape)
-        if tuple(sample.image.shape[1:]) != self.shape:
+        change = None
+        shape = self.shape
+        if self.augment is not None:
+            rng = self.order.augmentation(number)
+            change = draw(rng, self.augment, self.shape, self.spacing)
+            shape = change.movement.source_shape(self.shape, self.augment.reach)
+        sample = self.order.draw(self.source, number, shape)
+        if tuple(sample.image.shape[1:]) != shape:
             raise InputError(
-                f"patch {number} has shape {sample.image.shape[1:]}, expected {self.shape}",
+                f"patch {number} has shape {sample.image.shape[1:]}, expected {shape}",
                 hint="the data source is at fault: it has to pad what is too small",
             )
-        if self.augment is None:
-            return sample
-        return draw(rng, self.augment, self.shape, self.spacing).apply(sample)
+        return sample if change is None else change.apply(sample)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def drawn(source, monkeypatch):
 
 def test_what_fits_into_memory_is_drawn_independently(source):
     assert not source.has_chunks
-    sample, _ = PatchOrder(0, 2).draw(source, 3, SHAPE)
+    sample = PatchOrder(0, 2).draw(source, 3, SHAPE)
     alone = source.draw(np.random.default_rng([0, 3]), SHAPE)
     np.testing.assert_array_equal(sample.image, alone.image)
 

@@ -97,7 +97,7 @@ class SimulatedSource:
         if any(n > m for n, m in zip(shape, self._shape, strict=True)):
             raise InputError(
                 f"a patch of {shape} is larger than the samples of {self._shape}",
-                hint="set data.shape, or a smaller trainer.patch",
+                hint="set data.shape, a smaller trainer.patch, or augmentation.options.reach=1",
             )
         number = int(rng.integers(self._config.n_samples))
         image, values = self._scene(_FIRST["train"] + number).cut(rng, shape)
