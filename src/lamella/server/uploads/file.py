@@ -1,0 +1,184 @@
+"""The bytes of one upload on disk, and their SHA-256 as they come.
+
+A folder holds ``data`` and ``offset`` (the journal). What is acknowledged is on disk first: data,
+then the journal's record, each brought there by ``fdatasync``. Bytes behind the recorded offset
+were never acknowledged and are cut away when the upload is opened again.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamella.server.uploads.journal import OffsetJournal, read_offset, sync, sync_folder
+
+__all__ = [
+    "DATA_NAME",
+    "JOURNAL_NAME",
+    "RunningHash",
+    "UploadFile",
+    "committed_offset",
+    "create_folder",
+]
+
+DATA_NAME = "data"
+JOURNAL_NAME = "offset"
+_BLOCK_BYTES = 4 * 2**20
+
+
+class RunningHash:
+    """SHA-256 of a file's first ``position`` bytes; survives between requests, not a restart.
+
+    Python cannot store the state of a hash. After a restart it begins at zero and
+    :meth:`catch_up` reads what is there, at 2 GB/s, while new bytes already come.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._safe = (0, self._hash.copy())
+        self.position = 0
+
+    def feed(self, start: int, pieces: Sequence[bytes]) -> None:
+        """Take bytes that begin at ``start``, if the hash has come so far; else they wait."""
+        with self._lock:
+            if start != self.position:
+                return
+            for piece in pieces:
+                self._hash.update(piece)
+                self.position += len(piece)
+
+    def keep(self, offset: int) -> None:
+        """Bytes up to ``offset`` are safe: a later :meth:`discard` goes back to no less."""
+        with self._lock:
+            if self.position <= offset:
+                self._safe = (self.position, self._hash.copy())
+
+    def discard(self) -> None:
+        """Forget bytes that were not kept."""
+        with self._lock:
+            self.position, kept = self._safe
+            self._hash = kept.copy()
+
+    def catch_up(self, path: Path, stop: Callable[[], int]) -> None:
+        """Read ``path`` up to ``stop()``, which may grow meanwhile, where bytes were not fed."""
+        if self.position >= stop():
+            return
+        with path.open("rb", buffering=0) as stream:
+            while True:
+                with self._lock:
+                    left = stop() - self.position
+                    if left <= 0:
+                        return
+                    stream.seek(self.position)
+                    block = stream.read(min(_BLOCK_BYTES, left))
+                    if not block:
+                        raise OSError(f"{path} has fewer bytes than were written: {self.position}")
+                    self._hash.update(block)
+                    self.position += len(block)
+
+    def hexdigest(self) -> str:
+        """Of the bytes up to ``position``."""
+        with self._lock:
+            return self._hash.hexdigest()
+
+
+def create_folder(folder: Path) -> None:
+    """Make the empty upload, on disk when this returns."""
+    folder.mkdir(parents=True)
+    for name in (DATA_NAME, JOURNAL_NAME):
+        os.close(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    sync_folder(folder)
+    sync_folder(folder.parent)
+
+
+class UploadFile:
+    """One upload, open for writing; used by one request at a time.
+
+    Args:
+        folder: of the upload.
+        running: its hash, where the whole file's SHA-256 is wanted.
+    """
+
+    def __init__(self, folder: Path, running: RunningHash | None = None) -> None:
+        self._path = folder / DATA_NAME
+        self._journal = OffsetJournal(folder / JOURNAL_NAME)
+        try:
+            self._data = os.open(self._path, os.O_RDWR)
+        except OSError:
+            self._journal.close()
+            raise
+        self._running = running
+        self.end = self._journal.offset
+        """Where the next byte goes."""
+        if os.fstat(self._data).st_size != self.end:
+            os.ftruncate(self._data, self.end)
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are safe."""
+        return self._journal.offset
+
+    def write(self, pieces: Sequence[bytes], check: Any = None) -> None:
+        """Append, and hash; nothing is safe before :meth:`commit`.
+
+        Args:
+            pieces: in order.
+            check: a hash to update as well.
+        """
+        start = self.end
+        if check is not None:
+            for piece in pieces:
+                check.update(piece)
+        _write_all(self._data, pieces, start)
+        self.end += sum(map(len, pieces))
+        # Last: a hash that is catching up reads up to `end`, and takes over from there.
+        if self._running is not None:
+            self._running.feed(start, pieces)
+
+    def commit(self) -> int:
+        """Bring everything written to the disk, record it, and return the new offset."""
+        end = self.end
+        if end != self._journal.offset:
+            sync(self._data)
+            self._journal.append(end)
+            if self._running is not None:
+                self._running.keep(end)
+        return end
+
+    def discard(self) -> None:
+        """Cut away what was not committed."""
+        self.end = self._journal.offset
+        os.ftruncate(self._data, self.end)
+        if self._running is not None:
+            self._running.discard()
+
+    def close(self) -> None:
+        """Close both files; bytes that were not committed are lost."""
+        os.close(self._data)
+        self._journal.close()
+
+    def __enter__(self) -> "UploadFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def committed_offset(folder: Path) -> int:
+    """Safe bytes of an upload that nobody has open."""
+    return read_offset(folder / JOURNAL_NAME)
+
+
+def _write_all(handle: int, pieces: Sequence[bytes], start: int) -> None:
+    views = [memoryview(piece) for piece in pieces if piece]
+    while views:
+        done = os.pwritev(handle, views[:512], start)
+        start += done
+        while views and done >= len(views[0]):
+            done -= len(views[0])
+            del views[0]
+        if done:
+            views[0] = views[0][done:]

@@ -1,0 +1,565 @@
+"""Uploads: created, appended to, joined, finished, removed; every step survives a crash.
+
+The order on disk decides what is true. Bytes come first, then the journal's offset, then the
+answer; when all are there, their SHA-256 is compared, and one transaction marks the upload
+finished and makes its volume. An upload whose last byte is on disk while the transaction is
+missing (a crash between the two) is finished by whoever asks for it next, or at the next start.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from lamella.core.errors import ChecksumError, ConflictError, GoneError, MissingPathError
+from lamella.jobs.database import Database
+from lamella.server.uploads.file import (
+    DATA_NAME,
+    RunningHash,
+    UploadFile,
+    committed_offset,
+    create_folder,
+)
+from lamella.server.uploads.join import check_parts, copy_parts
+from lamella.server.uploads.locks import Hold, UploadLocks
+from lamella.server.uploads.protocol import Checksum, TusError, parse_sha256
+from lamella.server.uploads.receive import BodyReceiver, Receive, Reception, outlast
+from lamella.server.uploads.rows import (
+    UploadRecord,
+    delete_upload,
+    find_by_key,
+    find_upload,
+    insert_upload,
+    list_uploads,
+    update_upload,
+)
+from lamella.server.uploads.space import Space, SpaceLimits
+from lamella.wire.problem import Problem
+
+__all__ = ["Chunk", "NewUpload", "Uploads", "VolumeMaker"]
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_MAX_HASHES = 4096
+_MAX_OWNERS = 100_000
+_RENEW_SHARE = 0.9
+"""The expiry is written anew when less than this share of it is left."""
+_ORPHAN_S = 3600.0
+
+
+class VolumeMaker(Protocol):
+    """Makes volumes of finished uploads."""
+
+    def adopt(self, connection: Connection, upload: UploadRecord) -> str:
+        """Write the row of the volume, within the transaction that finishes the upload."""
+        ...
+
+    def begin(self, volume_id: str) -> None:
+        """Prepare it, in the background."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewUpload:
+    """What a client wants to send.
+
+    Attributes:
+        owner: user.
+        n_bytes: whole size; None = told later.
+        metadata: decoded.
+        is_partial: whether it will be joined with others.
+        parts: what it is joined from.
+        idempotency_key: the same key finds the same upload.
+    """
+
+    owner: str
+    n_bytes: int | None
+    metadata: Mapping[str, str]
+    is_partial: bool = False
+    parts: tuple[str, ...] | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A body that is to be appended.
+
+    Attributes:
+        offset: where the client thinks that it belongs.
+        receive: its messages.
+        content_length: announced size; None = not known.
+        checksum: what it must hash to.
+        upload_length: whole size of an upload that had deferred it.
+    """
+
+    offset: int
+    receive: Receive
+    content_length: int | None = None
+    checksum: Checksum | None = None
+    upload_length: int | None = None
+
+
+class Uploads:
+    """All uploads of a server.
+
+    Args:
+        folder: holds one folder an upload.
+        database: of the server.
+        limits: of space.
+        expiry_s: an upload that nobody touches is removed after this.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        limits: SpaceLimits,
+        *,
+        expiry_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.maker: VolumeMaker | None = None
+        self.space = Space(folder, database, limits)
+        self._database = database
+        self._expiry_s = expiry_s
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(
+            min(32, 4 * (os.cpu_count() or 1)), thread_name_prefix="upload"
+        )
+        self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
+        self._receiver = BodyReceiver(self._threads)
+        self._locks = UploadLocks()
+        self._hashes: OrderedDict[str, RunningHash] = OrderedDict()
+        self._owners: dict[str, str] = {}
+        self._joining: dict[tuple[str, ...], asyncio.Task[UploadRecord]] = {}
+
+    # --- What routes ask for -----------------------------------------------------------------
+
+    def create(self, new: NewUpload) -> UploadRecord:
+        """A new, empty upload, on disk; the one that the idempotency key made before, if any.
+
+        Raises:
+            TusError: larger than the server takes, or a SHA-256 that is none.
+            QuotaError: more than the user may hold.
+            StorageError: more than the disk has.
+        """
+        if new.n_bytes is not None:
+            self.space.check_size(new.n_bytes)
+        if "sha256" in new.metadata:
+            parse_sha256(new.metadata["sha256"])
+        now = self._clock()
+        record = UploadRecord(
+            id=uuid.uuid4().hex,
+            owner=new.owner,
+            state="open",
+            n_bytes=new.n_bytes,
+            metadata=new.metadata,
+            is_partial=new.is_partial,
+            parts=new.parts,
+            created=now,
+            expires=now + self._expiry_s,
+            idempotency_key=new.idempotency_key,
+        )
+        folder = self.folder / record.id
+        create_folder(folder)
+        try:
+            kept = self._database.run(lambda connection: self._insert(connection, record))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if kept.id != record.id:
+            shutil.rmtree(folder, ignore_errors=True)
+        return kept
+
+    async def finish_empty(self, record: UploadRecord) -> UploadRecord:
+        """Finish an upload of no bytes, which no PATCH will ever end."""
+        if record.n_bytes != 0 or record.state != "open":
+            return record
+        return await self._run(self._finish, record)
+
+    def owner_of(self, upload_id: str) -> str:
+        """Whose an upload is.
+
+        Raises:
+            MissingPathError: there is none.
+        """
+        owner = self._owners.get(upload_id)
+        if owner is None:
+            owner = self.get(upload_id).owner
+            if len(self._owners) >= _MAX_OWNERS:
+                self._owners.clear()
+            self._owners[upload_id] = owner
+        return owner
+
+    async def ask(self, upload_id: str) -> tuple[UploadRecord, int]:
+        """An upload and its offset; a request that still writes to it is ended first.
+
+        Raises:
+            MissingPathError: there is no such upload.
+            GoneError: it was rejected or has expired.
+        """
+        async with self._locks.hold(upload_id):
+            record = await self._run(self._usable, upload_id)
+            offset = await self._run(self.offset_of, record)
+            if record.state == "open" and offset == record.n_bytes:
+                record = await self._run(self._finish, record)
+            return record, offset
+
+    async def append(self, upload_id: str, chunk: Chunk) -> tuple[UploadRecord, int]:
+        """Take a body; the upload and its offset afterwards, which is on disk.
+
+        Raises:
+            MissingPathError: there is no such upload.
+            GoneError: it was rejected or has expired.
+            TusError: 403 for a concatenation, 409 for another offset, 413 for too many bytes.
+            ChecksumError: the body, or the whole file, has another checksum.
+        """
+        async with self._locks.hold(upload_id) as hold:
+            record = await self._run(self._usable, upload_id)
+            if record.parts is not None:
+                raise TusError("a concatenation takes no further bytes", status=403)
+            if record.state != "open":
+                return record, _check_at_end(record, chunk)
+            record = await self._run(self._prepare, record, chunk)
+            file = await self._run(self._open, record)
+            try:
+                offset = await self._take(file, record, chunk, hold)
+            finally:
+                await self._run(file.close)
+            if offset == record.n_bytes:
+                record = await self._run(self._finish, record)
+            return record, offset
+
+    async def join(self, new: NewUpload, parts: tuple[str, ...]) -> UploadRecord:
+        """Join finished parts to one upload; asking again for the same finds it.
+
+        Raises:
+            MissingPathError: a part is not there, or somebody else's.
+            ConflictError: a part is not finished, or belongs to another upload.
+            ChecksumError: the whole has another SHA-256 than was announced.
+        """
+        key = (new.owner, *parts)
+        task = self._joining.get(key)
+        if task is None:
+            task = self._joining[key] = asyncio.create_task(self._run(self._join, new, parts))
+            task.add_done_callback(lambda _: self._joining.pop(key, None))
+        # Shielded: a client that gives up and asks again finds the work going on.
+        return await asyncio.shield(task)
+
+    async def remove(self, upload_id: str) -> None:
+        """End an upload and forget it; a volume that was made of it stays.
+
+        Raises:
+            MissingPathError: there is no such upload.
+        """
+        async with self._locks.hold(upload_id):
+            await self._run(self._remove, upload_id)
+
+    def get(self, upload_id: str) -> UploadRecord:
+        """An upload, whatever its state.
+
+        Raises:
+            MissingPathError: there is none.
+        """
+        with self._database.read() as connection:
+            record = find_upload(connection, upload_id)
+        if record is None:
+            raise MissingPathError(f"there is no upload {upload_id!r}", hint="GET /api/v1/uploads")
+        return record
+
+    def list(self, owner: str | None = None, limit: int | None = None) -> list[UploadRecord]:
+        """Uploads, newest first."""
+        with self._database.read() as connection:
+            return list_uploads(connection, owner=owner, limit=limit)
+
+    def offset_of(self, record: UploadRecord) -> int:
+        """Bytes of an upload that are safe."""
+        if record.state in ("finished", "joined"):
+            return record.n_bytes or 0
+        return 0 if record.state == "rejected" else committed_offset(self.folder / record.id)
+
+    def data_path(self, record: UploadRecord) -> Path:
+        """The file of a finished upload that nothing has taken yet."""
+        return self.folder / record.id / DATA_NAME
+
+    # --- Life of the service -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Finish what a crash left between its last byte and its transaction; sweep orphans."""
+        self._threads.submit(self._recover)
+
+    def stop(self) -> None:
+        """Wait for what is being written."""
+        self._threads.shutdown()
+        self._catch_up.shutdown(cancel_futures=True)
+
+    def expire(self) -> tuple[str, ...]:
+        """Remove what has expired, unless someone works on it, and folders without an upload."""
+        with self._database.read() as connection:
+            found = list_uploads(connection, expired_by=self._clock())
+        gone = tuple(one.id for one in found if not self._locks.is_held(one.id))
+        for upload_id in gone:
+            self._database.run(lambda connection, one=upload_id: delete_upload(connection, one))
+            self._drop(upload_id)
+        self._sweep()
+        return gone
+
+    def release(self, upload_id: str) -> None:
+        """Drop the bytes of an upload that a volume has taken over."""
+        self._drop(upload_id)
+
+    # --- Steps, in threads -------------------------------------------------------------------
+
+    async def _run(self, work: Callable[..., Result], *args: Any) -> Result:
+        # What has begun on the disk ends there before the upload's lock is given back.
+        return await outlast(asyncio.get_running_loop().run_in_executor(self._threads, work, *args))
+
+    def _insert(self, connection: Connection, record: UploadRecord) -> UploadRecord:
+        key = record.idempotency_key
+        if key is not None and (old := find_by_key(connection, record.owner, key)) is not None:
+            if (old.n_bytes, dict(old.metadata)) != (record.n_bytes, dict(record.metadata)):
+                raise ConflictError(
+                    "this Idempotency-Key made another upload before",
+                    hint="use a new key for another file",
+                )
+            return old
+        self.space.check(connection, record.owner, record.n_bytes or 0)
+        insert_upload(connection, record)
+        return record
+
+    def _usable(self, upload_id: str) -> UploadRecord:
+        record = self.get(upload_id)
+        if record.state == "rejected":
+            told = (record.problem or {}).get("message", "its bytes were not the announced ones")
+            raise GoneError(f"upload {upload_id} was rejected: {told}", hint="upload it again")
+        if record.state == "open" and record.expires < self._clock():
+            raise GoneError(f"upload {upload_id} has expired", hint="upload the file again")
+        return record
+
+    def _prepare(self, record: UploadRecord, chunk: Chunk) -> UploadRecord:
+        """Write down a length told only now, and that the upload is alive."""
+        changes: dict[str, Any] = {}
+        if chunk.upload_length is not None and chunk.upload_length != record.n_bytes:
+            if record.n_bytes is not None:
+                raise TusError(
+                    f"Upload-Length was {record.n_bytes} and cannot become {chunk.upload_length}"
+                )
+            if chunk.upload_length < committed_offset(self.folder / record.id):
+                raise TusError("Upload-Length is less than the bytes that are already there")
+            self.space.check_size(chunk.upload_length)
+            changes["n_bytes"] = chunk.upload_length
+        expires = self._clock() + self._expiry_s
+        if record.expires < expires - (1 - _RENEW_SHARE) * self._expiry_s:
+            changes["expires"] = expires
+        if not changes:
+            return record
+
+        def write(connection: Connection) -> None:
+            if "n_bytes" in changes:
+                here = committed_offset(self.folder / record.id)
+                self.space.check(connection, record.owner, changes["n_bytes"] - here)
+            update_upload(connection, record.id, **changes)
+
+        self._database.run(write)
+        return replace(record, **changes)
+
+    def _open(self, record: UploadRecord) -> UploadFile:
+        running = self._hash_of(record)
+        folder = self.folder / record.id
+        file = UploadFile(folder, running)
+        if running is not None and running.position < file.offset:
+            # After a restart: old bytes are read while new ones come.
+            self._catch_up.submit(running.catch_up, folder / DATA_NAME, lambda: file.end)
+        return file
+
+    def _hash_of(self, record: UploadRecord) -> RunningHash | None:
+        if record.is_partial and "sha256" not in record.metadata:
+            return None
+        running = self._hashes.setdefault(record.id, RunningHash())
+        self._hashes.move_to_end(record.id)
+        while len(self._hashes) > _MAX_HASHES:
+            self._hashes.popitem(last=False)
+        return running
+
+    async def _take(self, file: UploadFile, record: UploadRecord, chunk: Chunk, hold: Hold) -> int:
+        if chunk.offset != file.offset:
+            raise TusError(
+                f"Upload-Offset is {chunk.offset}, but the upload has {file.offset} bytes",
+                status=409,
+                hint="ask for the offset with HEAD",
+                headers={"Upload-Offset": str(file.offset)},
+            )
+        end = self.space.limits.max_upload if record.n_bytes is None else record.n_bytes
+        if chunk.content_length is not None and file.offset + chunk.content_length > end:
+            raise TusError(
+                f"{chunk.content_length} bytes from {file.offset} on reach beyond the"
+                f" upload's {end}",
+                status=413,
+            )
+        check = None if chunk.checksum is None else chunk.checksum.start()
+        try:
+            got = await self._receiver.receive(chunk.receive, file, hold, end - file.offset, check)
+        except BaseException:
+            # Whatever went wrong: only acknowledged bytes stay.
+            await self._run(file.discard)
+            raise
+        return await self._run(_settle, file, got, chunk.checksum, check)
+
+    def _finish(self, record: UploadRecord) -> UploadRecord:
+        """Compare, and write down what became of it; the upload's lock is held."""
+        assert record.n_bytes is not None
+        running = self._hash_of(record)
+        digest = None
+        if running is not None:
+            n_bytes = record.n_bytes
+            running.catch_up(self.data_path(record), lambda: n_bytes)
+            digest = running.hexdigest()
+        self._hashes.pop(record.id, None)
+        self._check_whole(record, digest)
+        done = self._database.run(
+            lambda connection: self._mark_finished(
+                connection, replace(record, state="finished", sha256=digest)
+            )
+        )
+        if done.volume is not None and self.maker is not None:
+            self.maker.begin(done.volume)
+        return done
+
+    def _check_whole(self, record: UploadRecord, digest: str | None) -> None:
+        told = record.metadata.get("sha256")
+        if told is None or digest == parse_sha256(told):
+            return
+        error = ChecksumError(
+            f"the whole file's SHA-256 is {digest}, announced was {parse_sha256(told)}",
+            hint="the file changed while it was sent, or was damaged on the way: upload it again",
+        )
+        problem = Problem.from_error(error).model_dump(mode="json")
+        self._database.run(
+            lambda connection: update_upload(
+                connection, record.id, state="rejected", problem=problem, idempotency_key=None
+            )
+        )
+        self._drop(record.id)
+        raise error
+
+    def _mark_finished(self, connection: Connection, record: UploadRecord) -> UploadRecord:
+        record = replace(record, expires=self._clock() + self._expiry_s)
+        has_volume = not record.is_partial and record.metadata.get("volume") != "0"
+        if self.maker is not None and has_volume and record.n_bytes:
+            record = replace(record, volume=self.maker.adopt(connection, record))
+        update_upload(
+            connection,
+            record.id,
+            state=record.state,
+            sha256=record.sha256,
+            expires=record.expires,
+            volume=record.volume,
+        )
+        for part in record.parts or ():
+            update_upload(connection, part, state="joined", joined=record.id)
+        return record
+
+    def _join(self, new: NewUpload, parts: tuple[str, ...]) -> UploadRecord:
+        found = [self.get(part) for part in dict.fromkeys(parts)]
+        if (before := check_parts(found, new.owner, parts)) is not None:
+            return self._same_whole(before, parts)
+        sizes = {one.id: one.n_bytes or 0 for one in found}
+        n_bytes = sum(sizes[part] for part in parts)
+        record = self.create(replace(new, n_bytes=n_bytes, parts=parts))
+        try:
+            with UploadFile(self.folder / record.id, self._hash_of(record)) as file:
+                copy_parts(file, [self.folder / part / DATA_NAME for part in parts])
+        except BaseException:
+            self._remove(record.id)
+            raise
+        done = self._finish(record)
+        for part in sizes:
+            self._drop(part)
+        return done
+
+    def _same_whole(self, upload_id: str, parts: tuple[str, ...]) -> UploadRecord:
+        whole = self.get(upload_id)
+        if whole.parts != parts:
+            raise ConflictError("these parts have gone into another upload", hint="send them again")
+        return whole
+
+    def _remove(self, upload_id: str) -> None:
+        if not self._database.run(lambda connection: delete_upload(connection, upload_id)):
+            raise MissingPathError(f"there is no upload {upload_id!r}", hint="GET /api/v1/uploads")
+        self._drop(upload_id)
+
+    def _drop(self, upload_id: str) -> None:
+        self._hashes.pop(upload_id, None)
+        shutil.rmtree(self.folder / upload_id, ignore_errors=True)
+
+    def _recover(self) -> None:
+        with self._database.read() as connection:
+            found = list_uploads(connection, state="open")
+        for record in found:
+            try:
+                if self.offset_of(record) == record.n_bytes:
+                    self._finish(record)
+                elif record.parts is not None:
+                    # Joining was cut: nobody knows this id, and the parts are still there.
+                    self._remove(record.id)
+            except ChecksumError as error:
+                logger.warning("upload %s: %s", record.id, error)
+            except OSError:
+                logger.exception("upload %s could not be finished", record.id)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove folders whose upload is not in the database, a while after they were made."""
+        with self._database.read() as connection:
+            known = {one.id for one in list_uploads(connection) if one.has_data or one.volume}
+        for path in self.folder.iterdir():
+            if path.name not in known and self._clock() - path.stat().st_mtime > _ORPHAN_S:
+                self._drop(path.name)
+
+
+def _settle(file: UploadFile, got: Reception, checksum: Checksum | None, check: Any) -> int:
+    """Keep what came, or not; the offset afterwards.
+
+    Bytes of a cut body are kept unless they were to be checked as a whole.
+    """
+    if checksum is None:
+        return file.commit()
+    if got.end != "whole":
+        file.discard()
+        return file.offset
+    if check.digest() != checksum.digest:
+        file.discard()
+        raise ChecksumError(
+            f"the chunk's {checksum.algorithm} is not the one announced; it was discarded",
+            hint=f"send it again from offset {file.offset}",
+            details={"offset": file.offset},
+        )
+    return file.commit()
+
+
+def _check_at_end(record: UploadRecord, chunk: Chunk) -> int:
+    """The offset of a finished upload, for a client that sends its empty last chunk again."""
+    size = record.n_bytes or 0
+    if chunk.offset != size or chunk.content_length not in (0, None):
+        raise TusError(
+            f"the upload is finished with {size} bytes",
+            status=409,
+            hint="nothing is left to send",
+            headers={"Upload-Offset": str(size)},
+        )
+    return size
