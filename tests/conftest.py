@@ -4,6 +4,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,44 @@ def _own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.chdir(before)
     left = [path.name for path in folder.iterdir()]
     assert not left, f"the test left files in its working folder: {left}"
+
+
+# --- Databases of a server ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL of this session's own, from the system's package.
+
+    Without the package a test is skipped on a developer's machine and fails in CI.
+    """
+    from lamella.core.errors import MissingDependencyError
+    from lamella.testing.postgres import find_programs, run_postgres
+
+    try:
+        find_programs()
+    except MissingDependencyError as error:
+        if _is_ci():
+            pytest.fail(f"{error} ({error.hint})", pytrace=False)
+        pytest.skip(f"{error} ({error.hint})")
+    with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Any) -> Iterator[str]:
+    """The address of an empty PostgreSQL database."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database: the test runs on both kinds."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite:///{tmp_path / 'lamella.db'}"
 
 
 # --- Small images and a small model for whole runs; no training, no PyTorch ---------------------

@@ -1,0 +1,180 @@
+"""A PostgreSQL server of one's own for tests: in a folder, on a socket, gone with the process.
+
+Debian's package (``apt install postgresql``) is enough; no server that is running is touched.
+PostgreSQL refuses to run as root: root starts it as the user ``postgres`` of the package.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lamella.core.errors import MissingDependencyError, RunError
+
+__all__ = ["PostgresServer", "find_programs", "run_postgres"]
+
+_USER = "lamella"
+_START_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+class PostgresServer:
+    """A running server; databases are made in it by name.
+
+    Args:
+        folder: where its socket is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._n_databases = 0
+
+    def url(self, name: str) -> str:
+        """The address of one of its databases."""
+        return f"postgresql://{_USER}@/{name}?host={self.folder}"
+
+    def create_database(self) -> str:
+        """The address of a new, empty database."""
+        self._n_databases += 1
+        name = f"test_{os.getpid()}_{self._n_databases}"
+        self._execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database, whoever is still connected to it."""
+        self._execute(f"DROP DATABASE IF EXISTS {sa.make_url(url).database} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        engine = sa.create_engine(
+            sa.make_url(self.url("postgres")).set(drivername="postgresql+psycopg"),
+            isolation_level="AUTOCOMMIT",
+            poolclass=sa.NullPool,
+        )
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+
+
+def find_programs() -> Path:
+    """The folder of ``initdb`` and ``postgres``.
+
+    Raises:
+        MissingDependencyError: when PostgreSQL is not installed.
+    """
+    versions = Path("/usr/lib/postgresql")
+    folders = sorted(versions.glob("*/bin"), key=lambda path: path.parent.name.zfill(4))
+    on_path = shutil.which("initdb")
+    candidates = [*reversed(folders), *([Path(on_path).resolve().parent] if on_path else [])]
+    for folder in candidates:
+        if (folder / "initdb").is_file() and (folder / "postgres").is_file():
+            return folder
+    raise MissingDependencyError("PostgreSQL is not installed", hint="apt install postgresql")
+
+
+@contextmanager
+def run_postgres() -> Iterator[PostgresServer]:
+    """A server that runs until the block ends, or this process dies.
+
+    Raises:
+        MissingDependencyError: when PostgreSQL is not installed.
+        RunError: when it does not start.
+    """
+    programs = find_programs()
+    # Not below pytest's folder: that is closed to other users, and sockets have short paths.
+    folder = Path(tempfile.mkdtemp(prefix="lamella-pg-"))
+    user = "postgres" if os.geteuid() == 0 else None
+    try:
+        if user:
+            shutil.chown(folder, user, user)
+        _initialise(programs, folder, user)
+        process = _start(programs, folder, user)
+        try:
+            _wait(process, folder)
+            yield PostgresServer(folder)
+        finally:
+            # Fast shutdown: open connections are cut.
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _initialise(programs: Path, folder: Path, user: str | None) -> None:
+    done = subprocess.run(
+        [
+            programs / "initdb",
+            *("-D", folder / "data", "-U", _USER, "-A", "trust", "-E", "UTF8"),
+            *("--locale=C", "--no-sync"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        **_as_user(user),
+    )
+    if done.returncode != 0:
+        raise RunError(f"initdb failed: {done.stderr.strip()}", hint="check the package")
+
+
+def _start(programs: Path, folder: Path, user: str | None) -> "subprocess.Popen[Any]":
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(folder),
+        "max_connections": "200",
+        # Tests kill clients, not this server: it need not survive a loss of power.
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "shared_buffers": "32MB",
+    }
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    library = ctypes.CDLL(None, use_errno=True) if hasattr(signal, "pthread_sigmask") else None
+
+    def die_with_parent() -> None:
+        if library is not None and hasattr(library, "prctl"):
+            library.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [programs / "postgres", "-D", folder / "data", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            preexec_fn=die_with_parent,
+            **_as_user(user),
+        )
+
+
+def _as_user(user: str | None) -> dict[str, Any]:
+    return {"user": user, "group": user, "extra_groups": []} if user else {}
+
+
+def _wait(process: "subprocess.Popen[Any]", folder: Path) -> None:
+    import psycopg
+
+    end = time.monotonic() + _START_S
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user=_USER, dbname="postgres").close()
+        except psycopg.OperationalError:
+            if process.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+                continue
+            text = (folder / "log").read_text(errors="replace")[-2000:]
+            raise RunError(f"PostgreSQL did not start: {text}", hint="look at the text") from None
+        else:
+            return
