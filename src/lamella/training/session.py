@@ -66,6 +66,13 @@ class Session:
         """Folder of the checkpoints."""
         return self.run_dir / CHECKPOINTS
 
+    @property
+    def expected_steps(self) -> int:
+        """Steps at its end: with a time limit those that fit into it, as things go."""
+        steps, done = self.config.trainer.steps, self.state.step
+        share = self.clock.share(done, steps)
+        return max(done, min(steps, round(done / share))) if share and done else steps
+
 
 def scored_classes(task: Task) -> tuple[str, ...]:
     """Names of what is scored, without background."""

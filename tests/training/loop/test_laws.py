@@ -13,7 +13,8 @@ from lamella.training.configuration import ScheduleConfig
 from lamella.training.patches import PatchNumbers, make_loader
 from lamella.training.run import build_data, train_on
 from lamella.training.schedule import factor_at
-from lamella.training.state import Clock
+from lamella.training.session import Session
+from lamella.training.state import Clock, LoopState
 
 
 @pytest.fixture
@@ -111,6 +112,20 @@ def test_a_time_limit_ends_in_time_with_the_rate_down(
     assert time.monotonic() - began < 60
     rates = [row.learning_rate for row in done.history.rows]
     assert rates[-1] < 0.1 * max(rates)
+
+
+def test_with_a_time_limit_the_steps_that_fit_into_it_are_expected(make_config, tmp_path):
+    config = make_config(trainer={"steps": 1000})
+    nothing = dict.fromkeys(("task", "loss", "dataset", "numbers", "loader", "history", "sink"))
+    state = LoopState(step=100)
+    free = Session(config, tmp_path, **nothing, state=state)
+    assert free.expected_steps == 1000
+    # 40 of the 57 seconds that steps may take are gone.
+    late = Clock(minutes=1.0, before_s=40.0)
+    hurried = Session(config, tmp_path, **nothing, state=state, clock=late)
+    assert hurried.expected_steps == pytest.approx(142, abs=3)
+    begun = Session(config, tmp_path, **nothing, clock=late)
+    assert begun.expected_steps == 1000
 
 
 def test_patience_ends_a_training_that_gets_no_better(

@@ -62,7 +62,7 @@ def write_curves(session: Session, state: str) -> None:
     config, best = session.config, session.state.best
     heading = Heading(
         title=config.model.id,
-        steps=config.trainer.steps,
+        steps=session.expected_steps if state == "running" else config.trainer.steps,
         state=state,
         best_step=best[0][1] if best else None,
         elapsed=in_words(session.clock.elapsed_s),

@@ -41,13 +41,11 @@ class Reporter(Callback):
         """Say how far it is."""
         session = self._session
         steps, done = session.config.trainer.steps, session.state.step
-        share = session.clock.share(done, steps)
         session.sink.emit(
             ProgressEvent(
                 stage="training",
                 done=done,
-                # With a time limit: the steps that fit into it as things go.
-                total=max(done, min(steps, round(done / share))) if share else steps,
+                total=session.expected_steps,
                 unit="steps",
                 eta_s=self._left_s(steps),
             )
