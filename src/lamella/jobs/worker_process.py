@@ -1,0 +1,174 @@
+"""The worker's end of :mod:`lamella.jobs.local`: one process, one attempt at a time.
+
+Started as ``python -m lamella.jobs.worker_process``. Orders are lines of JSON on standard input,
+answers are lines of JSON on what was standard output when it began; from then on the descriptors 1
+and 2 belong to the attempt's ``worker-N.log``, so that also what native libraries print, or say
+before they crash, can be read there.
+
+=========  =======================================
+orders     fields
+=========  =======================================
+set-up     environment, cores, preload, parent; the first
+work       the fields of :class:`Work`
+cancel     job_id, attempt
+=========  =======================================
+
+=========  =======================================
+answers    fields
+=========  =======================================
+ready      pid
+events     job_id, attempt
+outcome    job_id, attempt, status
+=========  =======================================
+
+It ends with its parent: on the end of standard input and, on Linux, by the kernel's hand even while
+native code runs that lets no other thread in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import IO, Any
+
+from lamella.jobs.attempt import Work
+
+__all__ = ["main"]
+
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+class _Worker:
+    """Orders come in by one thread, work is done in the main thread."""
+
+    def __init__(self, orders: IO[bytes], answers: int) -> None:
+        self._orders = orders
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._cancelled: set[tuple[str, int]] = set()
+        self._is_terminated = False
+
+    def run(self) -> None:
+        """Serve until the parent is gone."""
+        set_up = json.loads(self._orders.readline() or b"{}")
+        if not set_up:
+            return
+        _end_with_parent(int(set_up["parent"]))
+        os.environ.update(set_up["environment"])  # noqa: TID251 - this process is its own
+        if set_up["cores"]:
+            os.sched_setaffinity(0, set_up["cores"])
+        for name in set_up["preload"]:
+            importlib.import_module(name)
+        signal.signal(signal.SIGTERM, self._terminate)
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._answer(type="ready", pid=os.getpid())
+        while not self._is_terminated:
+            # A timeout, so that a signal is seen also while there is nothing to do.
+            with contextlib.suppress(queue.Empty):
+                self._serve(self._work.get(timeout=1.0))
+
+    def _serve(self, work: Work) -> None:
+        from lamella.jobs.work import run_work
+
+        key = (work.job_id, work.attempt)
+        with _printing_to(work):
+            outcome = run_work(
+                work,
+                wake=lambda: self._answer(type="events", job_id=key[0], attempt=key[1]),
+                is_cancelled=lambda: self._is_terminated or key in self._cancelled,
+            )
+        self._answer(type="outcome", job_id=key[0], attempt=key[1], status=outcome.status)
+        self._cancelled.discard(key)
+        # Between jobs: what comes next finds the memory free.
+        gc.collect()
+
+    def _listen(self) -> None:
+        for line in self._orders:
+            order = json.loads(line)
+            if order["type"] == "work":
+                self._work.put(Work.from_json(order["work"]))
+            elif order["type"] == "cancel":
+                self._cancelled.add((order["job_id"], order["attempt"]))
+        os._exit(0)
+
+    def _terminate(self, *_: object) -> None:
+        """Stop at the next safe point; a second signal is not waited for."""
+        self._is_terminated = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _answer(self, **fields: Any) -> None:
+        line = json.dumps(fields).encode() + b"\n"
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._answers, line) :]
+            except OSError:
+                os._exit(0)
+
+
+@contextlib.contextmanager
+def _printing_to(work: Work) -> Any:
+    """Let the descriptors 1 and 2 be the attempt's log, also for native code and for crashes."""
+    before = os.dup(1), os.dup(2)
+    path = work.folder / f"worker-{work.attempt}.log"
+    try:
+        target = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    except OSError:
+        # The work itself will meet the same disk, and say so.
+        target = os.open(os.devnull, os.O_WRONLY)
+    _redirect(target, target)
+    os.close(target)
+    try:
+        yield
+    finally:
+        _redirect(*before)
+        for descriptor in before:
+            os.close(descriptor)
+
+
+def _redirect(output: int, errors: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os.dup2(output, 1)
+    os.dup2(errors, 2)
+
+
+def _end_with_parent(parent: int) -> None:
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    # It may have died between our start and this line.
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def main() -> None:
+    """Take over standard input and output, and work."""
+    orders = os.fdopen(os.dup(0), "rb")
+    answers = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    # What is printed outside of work belongs to nobody's job: it goes where errors go.
+    os.dup2(2, 1)
+    faulthandler.enable()
+    _Worker(orders, answers).run()
+    # Libraries leave threads behind that would hold an ordinary exit up.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
