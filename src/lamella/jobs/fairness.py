@@ -1,7 +1,7 @@
 """Who is next: fair share between owners, priority within an owner, then age.
 
 The owner whose running jobs hold least (divided by the owner's weight) is served first; of those
-that hold the same, the one who used least lately; then whose job waits longest. Priorities order
+that hold the same, the one who used least lately; then whose oldest job waits longest. Priorities order
 the jobs of one owner only: nobody overtakes others by a high number. A job that needs more than is
 free lets smaller ones pass, until it has waited ``patience_s``; from then on what becomes free is
 kept for it.
@@ -22,6 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 __all__ = [
@@ -184,11 +185,14 @@ def in_order(jobs: Iterable[AnyQueued], shares: Mapping[str, Share]) -> Iterator
         by_owner[job.owner].append(job)
     heap: list[tuple[float, float, int, str]] = []
     state = dict(shares)
+    # Number of the oldest job among the first n of an owner.
+    oldest: dict[str, list[int]] = {}
     for owner, own in by_owner.items():
         # Reversed: the next one is taken from the end.
         own.sort(key=lambda job: (job.priority, -job.number))
+        oldest[owner] = list(accumulate((job.number for job in own), min))
         share = state.setdefault(owner, Share())
-        heap.append((*share.rank, own[-1].number, owner))
+        heap.append((*share.rank, oldest[owner][-1], owner))
     heapq.heapify(heap)
     while heap:
         *_, owner = heapq.heappop(heap)
@@ -198,4 +202,4 @@ def in_order(jobs: Iterable[AnyQueued], shares: Mapping[str, Share]) -> Iterator
         share = state[owner]
         state[owner] = share = replace(share, held=share.held + size_of(job.resources))
         if own:
-            heapq.heappush(heap, (*share.rank, own[-1].number, owner))
+            heapq.heappush(heap, (*share.rank, oldest[owner][len(own) - 1], owner))
