@@ -9,9 +9,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
+from lamella.server import health
 from lamella.server.context import RequestContext
+from lamella.server.cors import SharedOrigins
+from lamella.server.openapi import describe
 from lamella.server.problems import add_problem_handlers
 from lamella.server.services import Services, open_services
 
@@ -65,18 +68,33 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     add_problem_handlers(app)
     for module in _ROUTERS:
         if _exists(module):
-            app.include_router(importlib.import_module(module).router, prefix=PREFIX)
+            found = importlib.import_module(module)
+            for name in ("router", "open_router"):
+                if hasattr(found, name):
+                    app.include_router(getattr(found, name), prefix=PREFIX)
+
+    # Where orchestrators look by habit.
+    app.include_router(health.router, include_in_schema=False)
 
     @app.get("/", include_in_schema=False)
     def get_root() -> RedirectResponse:
         return RedirectResponse(f"{PREFIX}/docs")
 
+    @app.get(f"{PREFIX}/docs", include_in_schema=False)
+    def get_manual() -> HTMLResponse:
+        from lamella.server.manual import render_manual
+
+        return HTMLResponse(render_manual(app.openapi()))
+
+    describe(app)
     app.add_middleware(
         RequestContext,
         metrics=services.metrics,
         is_shared=bool(settings.cors_origins),
         strict_transport=settings.tls not in ("off", "self-signed"),
     )
+    if settings.cors_origins:
+        app.add_middleware(SharedOrigins, origins=settings.cors_origins)
     return app
 
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from lamella.server.problems import unforeseen_response
@@ -28,6 +29,10 @@ logger = logging.getLogger("lamella.server.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/api/v1/health", "/api/v1/ready", "/api/v1/metrics", "/health", "/ready"})
 """Asked every few seconds by machines: logged only for debugging."""
+_STREAMED = "/api/v1/uploads"
+"""Bodies of any length come here, and are written as they come."""
+_MAX_DOCUMENT = 16 * 1024**2
+"""Longest body elsewhere: a batch of a thousand jobs has one or two megabytes."""
 _HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -100,6 +105,10 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self.n_received += len(message.get("body", b""))
+            if self.n_received > _MAX_DOCUMENT and not self.scope["path"].startswith(_STREAMED):
+                raise HTTPException(
+                    413, f"the document is longer than {_MAX_DOCUMENT // 1024**2} MiB"
+                )
         return message
 
     async def send(self, message: Message) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
 
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.problems import problems
@@ -102,7 +103,7 @@ def _database(services: ServicesDep) -> str:
     try:
         with services.database.read() as connection:
             connection.execute(sa.select(1))
-    except sa.exc.SQLAlchemyError as error:
+    except SQLAlchemyError as error:
         return f"does not answer: {type(error).__name__}"
     return "ok"
 

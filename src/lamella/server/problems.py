@@ -198,9 +198,14 @@ def problem_response(
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Let an application answer every error with a problem."""
-    app.add_exception_handler(LamellaError, _answer_ours)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(HTTPException, _answer_http)
+    # Starlette has one table for requests and WebSockets; its types have two.
+    handlers: dict[type[Exception], Any] = {
+        LamellaError: _answer_ours,
+        RequestValidationError: _answer_invalid,
+        HTTPException: _answer_http,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
 
 
 async def _answer_ours(connection: HTTPConnection, error: Exception) -> Response | None:

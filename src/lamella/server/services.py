@@ -6,21 +6,21 @@ import importlib
 import importlib.util
 import inspect
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from lamella.core.places import Places
 from lamella.jobs.database import Database, open_database, sqlite_url
+from lamella.jobs.store import JobStore
+from lamella.jobs.users import Limits
 from lamella.server.audit import AuditLog
 from lamella.server.limits import RateLimit
 from lamella.server.metrics import Metrics
+from lamella.server.migrations import migrate
 from lamella.server.secret import Secret
 from lamella.server.settings import Settings
 from lamella.server.signing import Signer
 from lamella.server.tokens import TokenStore
-
-if TYPE_CHECKING:
-    from lamella.jobs.store import JobStore
 
 __all__ = ["Services", "open_services"]
 
@@ -35,9 +35,11 @@ _FAILURES_PER_S = 1 / 6
 # Name in Services → the function that makes it, in the order in which they are made.
 _PARTS = (
     ("storage", "lamella.server.storage", "open_storage"),
+    ("background", "lamella.server.background", "open_background"),
     ("uploads", "lamella.server.uploads", "open_uploads"),
     ("volumes", "lamella.server.volumes", "open_volumes"),
-    ("jobs", "lamella.server.jobs", "open_jobs"),
+    ("pyramids", "lamella.server.pyramids", "open_pyramids"),
+    ("artifacts", "lamella.server.artifacts", "open_artifacts"),
     ("hub", "lamella.server.events", "open_hub"),
     ("dispatcher", "lamella.server.dispatch", "open_dispatcher"),
     ("retention", "lamella.server.retention", "open_retention"),
@@ -60,6 +62,7 @@ class Services:
         metrics: what is counted.
         rate_limit: requests by token.
         failure_limit: refused tokens by address.
+        jobs: the queue.
         is_closing: whether the server is going down.
     """
 
@@ -73,11 +76,14 @@ class Services:
     metrics: Metrics
     rate_limit: RateLimit
     failure_limit: RateLimit
+    jobs: JobStore
     is_closing: bool = False
     storage: Any = None
+    background: Any = None
     uploads: Any = None
     volumes: Any = None
-    jobs: JobStore = field(default=None)  # pyright: ignore[reportAssignmentType] - made below
+    pyramids: Any = None
+    artifacts: Any = None
     hub: Any = None
     dispatcher: Any = None
     retention: Any = None
@@ -126,7 +132,7 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = open_database(settings.database_url or sqlite_url(settings.data_dir / "lamella.db"))
-    _migrate(database)
+    migrate(database)
     secret = Secret.of_folder(settings.data_dir)
     rate = settings.rate_limit
     services = Services(
@@ -140,6 +146,13 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
         metrics=Metrics(),
         rate_limit=RateLimit(rate, rate * _BURST_S),
         failure_limit=RateLimit(_FAILURES_PER_S, _FAILURES),
+        jobs=JobStore(
+            database,
+            limits=Limits(
+                max_queued=settings.max_jobs_per_user,
+                max_running=settings.max_running_per_user or None,
+            ),
+        ),
     )
     for name, module, function in _PARTS:
         if importlib.util.find_spec(module) is not None:
@@ -147,15 +160,6 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
             if make is not None:
                 setattr(services, name, make(services))
     return services
-
-
-def _migrate(database: Database) -> None:
-    if importlib.util.find_spec("lamella.server.migrations") is not None:
-        importlib.import_module("lamella.server.migrations").migrate(database)
-        return
-    from lamella.server.tables import METADATA
-
-    METADATA.create_all(database.engine)
 
 
 async def _call(part: Any, name: str) -> None:

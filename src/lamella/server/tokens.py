@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from lamella.core.errors import InputError, LamellaError, UnauthenticatedError, UnknownIdError
 from lamella.core.registry import nearest_names
@@ -140,7 +141,7 @@ class TokenStore:
             query = query.where(table.c.user == user)
         with self.database.read() as connection:
             rows = connection.execute(query).mappings().all()
-        return tuple(_document(row) for row in rows)
+        return tuple(_document(dict(row)) for row in rows)
 
     def get(self, token_id: str) -> TokenDoc:
         """A token by its id.
@@ -237,7 +238,7 @@ class TokenStore:
                 connection.execute(
                     sa.update(table).where(table.c.id == token_id).values(last_used=now)
                 )
-        except (LamellaError, sa.exc.SQLAlchemyError) as error:
+        except (LamellaError, SQLAlchemyError) as error:
             # A busy or full database must not turn a valid token away.
             logger.warning("last use of token %s not written: %s", token_id, error)
 
