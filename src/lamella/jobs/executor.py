@@ -70,6 +70,11 @@ class Executor(Protocol):
         """Who runs the jobs; the same after a restart of the server."""
         ...
 
+    @property
+    def outlives_server(self) -> bool:
+        """Whether attempts go on without the server, to be adopted by the next."""
+        ...
+
     def capacity(self) -> dict[str, float]:
         """What is free now."""
         ...

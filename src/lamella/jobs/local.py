@@ -114,6 +114,11 @@ class LocalExecutor:
         """Who runs the jobs."""
         return self.options.name
 
+    @property
+    def outlives_server(self) -> bool:
+        """No: these workers end with their server."""
+        return False
+
     def capacity(self) -> dict[str, float]:
         """Workers that wait for work, and their GPUs."""
         free: dict[str, float] = defaultdict(float, cpu=0.0)

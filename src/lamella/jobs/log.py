@@ -21,7 +21,8 @@ import re
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,7 @@ from lamella.jobs.attempt import attempt_path
 from lamella.jobs.files import lock_file, unlock_file
 from lamella.wire.event import LogEvent, RunEvent
 
-__all__ = ["JobLog"]
+__all__ = ["JobLog", "LogCache"]
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
@@ -232,6 +233,25 @@ class JobLog:
             document = json.loads(line[_event_start(line) : -2])
             if document["type"] == "state":
                 self._state = (document["state"], document["attempt"])
+
+
+class LogCache:
+    """The logs that were used last; any number of objects may share a file."""
+
+    def __init__(self, folder_of: Callable[[str], Path], n_kept: int = 256) -> None:
+        self._folder_of = folder_of
+        self._n_kept = n_kept
+        self._lock = threading.Lock()
+        self._logs: OrderedDict[str, JobLog] = OrderedDict()
+
+    def get(self, job_id: str) -> JobLog:
+        """The log of a job."""
+        with self._lock:
+            log = self._logs.pop(job_id, None) or JobLog(self._folder_of(job_id))
+            self._logs[job_id] = log
+            while len(self._logs) > self._n_kept:
+                self._logs.popitem(last=False)
+            return log
 
 
 def _event_start(line: bytes) -> int:

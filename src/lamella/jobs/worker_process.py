@@ -37,6 +37,7 @@ import queue
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import IO, Any
 
 from lamella.jobs.attempt import Work
@@ -63,6 +64,7 @@ class _Worker:
         if not set_up:
             return
         _end_with_parent(int(set_up["parent"]))
+        _be_first_to_go()
         os.environ.update(set_up["environment"])  # noqa: TID251 - this process is its own
         if set_up["cores"]:
             os.sched_setaffinity(0, set_up["cores"])
@@ -152,6 +154,12 @@ def _end_with_parent(parent: int) -> None:
     # It may have died between our start and this line.
     if os.getppid() != parent:
         os._exit(0)
+
+
+def _be_first_to_go() -> None:
+    """Where memory ends, the kernel shall choose a worker, which is replaced, not the server."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
 
 
 def main() -> None:
