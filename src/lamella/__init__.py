@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lamella.client.async_client import AsyncClient as AsyncClient
+    from lamella.client.client import Client as Client
     from lamella.core.errors import LamellaError as LamellaError
     from lamella.core.progress import CancelToken as CancelToken
     from lamella.core.progress import Progress as Progress
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
 # tests/workflows/test_public_api.py holds the two together.
 _HOMES = {
     "Affine": "lamella.volume:Affine",
+    "AsyncClient": "lamella.client.async_client:AsyncClient",
     "Axes": "lamella.volume:Axes",
     "Box": "lamella.volume:Box",
     "CancelToken": "lamella.core.progress:CancelToken",
+    "Client": "lamella.client.client:Client",
     "LabelClass": "lamella.volume:LabelClass",
     "Labels": "lamella.volume:Labels",
     "LamellaError": "lamella.core.errors:LamellaError",
@@ -73,9 +77,11 @@ _HOMES = {
 
 __all__ = [
     "Affine",
+    "AsyncClient",
     "Axes",
     "Box",
     "CancelToken",
+    "Client",
     "LabelClass",
     "Labels",
     "LamellaError",

@@ -163,6 +163,11 @@ class _Listener:
         yield from self._wait(answer)
 
     def _opened(self, answer: Response) -> Flow[None]:
+        if answer.status == 204:
+            # At its end, and nothing came after what is known.
+            yield Close()
+            yield from self._ask_whether_over()
+            return
         if "text/event-stream" not in answer.headers.get("content-type", ""):
             yield Close()
             self.has_stream = False
@@ -191,7 +196,6 @@ class _Listener:
         if isinstance(data, Failure):
             yield from self._wait(data)
         else:
-            yield Pause(0.2)
             yield from self._ask_whether_over()
 
     # -- long polling
@@ -238,6 +242,8 @@ class _Listener:
         """The stream ended without a final event: a proxy's limit, or an old event was lost."""
         job = yield from show(self.job_id, self.trouble.patience)
         self.is_over = job.state in FINAL_STATES and job.last_event <= self.last
+        if not self.is_over:
+            yield Pause(0.3)
 
 
 def _parsed(parser: EventParser, data: bytes) -> list[RunEvent | None]:

@@ -30,7 +30,7 @@ from lamella.core.errors import ChecksumError, GoneError, LamellaError, ServerCo
 from lamella.core.progress import Progress
 from lamella.wire.upload import UploadDoc, VolumeDoc
 
-__all__ = ["UploadOptions", "upload_volume"]
+__all__ = ["UploadOptions", "digest_of", "upload_volume"]
 
 _TUS = {"tus-resumable": "1.0.0"}
 _OFFSET_TYPE = "application/offset+octet-stream"
@@ -79,12 +79,29 @@ def upload_volume(
     remembered = yield from work.remembered()
     if remembered is not None:
         return remembered
-    digest = yield from work.digest()
+    digest = yield from digest_of(upload, memory)
     twin = (yield from work.twin(digest)) if options.can_skip else None
     volume = twin.id if twin is not None else (yield from work.send(digest))
     yield Do(partial(memory.put, "volume", volume))
     yield Do(partial(memory.drop, "location", "key", "part"))
     return (yield from work.ready(volume))
+
+
+def digest_of(upload: Upload, memory: Memory) -> Flow[Digest]:
+    """SHA-256 of an input; what was computed for this very input is not computed again."""
+    sha256 = yield Do(partial(memory.get, "sha256"))
+    fingerprint = yield Do(partial(memory.get, "fingerprint"))
+    if sha256 and fingerprint:
+        return Digest(sha256, fingerprint)
+    size = upload.source.size
+    steps: Iterator[int | Digest] = upload.digests()
+    while True:
+        step = yield Do(partial(next, steps))
+        if isinstance(step, Digest):
+            yield Do(partial(memory.put, "sha256", step.sha256))
+            yield Do(partial(memory.put, "fingerprint", step.fingerprint))
+            return step
+        yield Tell(Progress("fingerprint", step / 1e6, size / 1e6, "MB"))
 
 
 @dataclass
@@ -109,22 +126,6 @@ class _Work:
                 return (yield from self.ready(document.id))
         yield Do(partial(self.memory.drop, "volume"))
         return None
-
-    def digest(self) -> Flow[Digest]:
-        """SHA-256 of all; what was computed for this very file is not computed again."""
-        sha256 = yield Do(partial(self.memory.get, "sha256"))
-        fingerprint = yield Do(partial(self.memory.get, "fingerprint"))
-        if sha256 and fingerprint:
-            return Digest(sha256, fingerprint)
-        size = self.upload.source.size
-        steps: Iterator[int | Digest] = self.upload.digests()
-        while True:
-            step = yield Do(partial(next, steps))
-            if isinstance(step, Digest):
-                yield Do(partial(self.memory.put, "sha256", step.sha256))
-                yield Do(partial(self.memory.put, "fingerprint", step.fingerprint))
-                return step
-            yield Tell(Progress("fingerprint", step / 1e6, size / 1e6, "MB"))
 
     def twin(self, digest: Digest) -> Flow[VolumeDoc | None]:
         """A volume of the same bytes and the same kind of name that is ready."""

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Places"]
+__all__ = ["ClientPlaces", "Places"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +64,41 @@ class Places:
             totalsegmentator_home=Path(totalsegmentator).expanduser()
             if totalsegmentator
             else Path.home() / ".totalsegmentator",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPlaces:
+    """Where a user of servers keeps tokens and unfinished uploads, and what is set for all of them.
+
+    Attributes:
+        servers: file of known servers with tokens and certificates; None = none is kept.
+        cache: where interrupted uploads are remembered; None = they are not.
+        token: used instead of the kept ones; None = not set.
+        server: address used where none is named; empty = not set.
+    """
+
+    servers: Path | None = None
+    cache: Path | None = None
+    token: str | None = None
+    server: str = ""
+
+    @classmethod
+    def of_user(cls) -> ClientPlaces:
+        """The places of whoever runs this process.
+
+        ``lamella/servers.json`` in the user's folder of settings (``XDG_CONFIG_HOME``,
+        ``%APPDATA%``, or ``~/.config``), ``lamella`` in that of caches (``XDG_CACHE_HOME``,
+        ``%LOCALAPPDATA%``, or ``~/.cache``); ``LAMELLA_TOKEN`` and ``LAMELLA_SERVER``.
+        """
+        settings = os.environ  # noqa: TID251 - the one place that reads it for all doors
+        config = settings.get("XDG_CONFIG_HOME") or settings.get("APPDATA")
+        cache = settings.get("XDG_CACHE_HOME") or settings.get("LOCALAPPDATA")
+        return cls(
+            servers=(Path(config) if config else Path.home() / ".config")
+            / "lamella"
+            / "servers.json",
+            cache=(Path(cache) if cache else Path.home() / ".cache") / "lamella",
+            token=settings.get("LAMELLA_TOKEN") or None,
+            server=settings.get("LAMELLA_SERVER", ""),
         )

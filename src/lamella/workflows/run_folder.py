@@ -57,6 +57,8 @@ _OURS = (
     "vertebrae.*",
     "preview.png",
     ".*.partial",
+    ".download",
+    "remote.json",
     _MANIFEST,
 )
 
@@ -191,6 +193,11 @@ class RunFolder:
             )
         if not self.path.is_dir() or self.manifest.exists():
             return
+        if (self.path / "remote.json").exists():
+            raise InputError(
+                f"{self.path} waits for a run of a server",
+                hint="the same command with --server goes on; --run-dir chooses another folder",
+            )
         strangers = sorted(path.name for path in self.path.iterdir() if path.name != _LOCK)
         if strangers:
             raise InputError(

@@ -1,0 +1,280 @@
+"""A server from Python: what runs here runs there, with the same options and the same result.
+
+Example::
+
+    with lamella.Client("https://gpu.lab:8443", token="...") as client:
+        remote = client.segment("tomogram.mrc", model="membrane-3d", min_size="500nm3")
+        for event in remote.events():
+            print(event.type)
+        remote.run.objects
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from lamella.client import requests as ask_for
+from lamella.client.connect import ConnectOptions, connection
+from lamella.client.drive import Driver
+from lamella.client.flow import Flow
+from lamella.client.job import WatchOptions, act, outcome, show
+from lamella.client.memory import open_memory
+from lamella.client.order import Started, fetch, follow, start
+from lamella.client.source import prepare_upload
+from lamella.client.upload import upload_volume
+from lamella.core.progress import SilentSink
+from lamella.wire.event import EventSink, RunEvent
+from lamella.wire.job import JobDoc
+from lamella.wire.request import SegmentRequest
+from lamella.wire.upload import UploadDoc, VolumeDoc
+from lamella.workflows.api import Input, options_of, run_folder_name
+from lamella.workflows.run import Run
+
+__all__ = ["Client", "RemoteRun"]
+
+
+class RemoteRun:
+    """A job of a server, and the run folder here that it will fill; made by a :class:`Client`.
+
+    Attributes:
+        id: of the job; empty for a run that was finished here before.
+        folder: where the run goes; None = decided when it is downloaded.
+    """
+
+    def __init__(
+        self,
+        client: "Client",
+        job: JobDoc | None,
+        folder: Path | None = None,
+        request: SegmentRequest | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._run = run
+        self._spec = None if job is None else job.spec
+        self.id = "" if job is None else job.id
+        self.folder = folder
+
+    @property
+    def job(self) -> JobDoc:
+        """What the server knows about the job now: state, position, ETA, progress, problem."""
+        return self._client.drive(show(self.id, self._client.context.patience))
+
+    def events(self, after: int = 0, *, previews: str = "labels") -> Iterator[RunEvent]:
+        """Every event until the job ends, through any break of the connection.
+
+        Args:
+            after: number of the last event that is known.
+            previews: ``none``, ``boxes`` (where labels are final) or ``labels`` (with the labels).
+        """
+        if self._run is not None:
+            return
+        for event in self._client.steps(self._follow(WatchOptions(after, previews))):
+            if isinstance(event, RunEvent):
+                yield event
+
+    def wait(self, sink: EventSink | None = None) -> JobDoc | None:
+        """Wait until the job has finished.
+
+        Args:
+            sink: events, and whether to stop waiting; the job itself goes on then.
+
+        Returns:
+            The job; None for a run that was finished here before.
+
+        Raises:
+            RunCancelledError: when the job was cancelled, or ``sink`` says so.
+            LamellaError: as the run raised it on the server.
+        """
+        if self._run is not None:
+            return None
+        return outcome(self._client.drive(self._follow(WatchOptions()), sink))
+
+    def cancel(self) -> JobDoc:
+        """Cancel the job; what is finished of it is kept on the server for :meth:`retry`."""
+        return self._client.drive(act(self.id, "cancel", self._client.context.patience))
+
+    def retry(self) -> JobDoc:
+        """Let a failed or cancelled job go on."""
+        return self._client.drive(act(self.id, "retry", self._client.context.patience))
+
+    def download(self, folder: str | Path | None = None, *, sink: EventSink | None = None) -> Run:
+        """Bring the run folder of the finished job here.
+
+        Args:
+            folder: a new folder; the one of the call, or ``./NAME.MODEL.run``, unless given.
+            sink: progress and cancellation; what came is kept.
+        """
+        if self._run is not None and folder is None:
+            return self._run
+        place = Path(folder) if folder is not None else self.folder
+        if place is None:
+            assert self._spec is not None, "a remote run without a folder is a job"
+            place = Path(run_folder_name(self._spec.name or self.id, self._spec.request.model))
+        flow = fetch(self._client.context, self.id, place, self._request)
+        self._run, self.folder = self._client.drive(flow, sink), place
+        return self._run
+
+    @property
+    def run(self) -> Run:
+        """The run as a local one leaves it, waited for and downloaded when first asked for."""
+        if self._run is None:
+            self.wait()
+            self.download()
+        assert self._run is not None, "download keeps the run"
+        return self._run
+
+    def _follow(self, options: WatchOptions) -> Flow[JobDoc]:
+        return follow(self._client.context, self.id, options, self.folder, self._request)
+
+
+class Client:
+    """A server; a context manager.
+
+    Args:
+        url: its address, ``https://gpu.lab:8443``; ``LAMELLA_SERVER``, or the only server that
+            ``lamella login`` knows, unless given.
+        token: the user's; else ``LAMELLA_TOKEN``, else the one that ``lamella login`` keeps.
+        **options: fields of :class:`lamella.client.connect.ConnectOptions`: ``pin`` (SHA-256 of a
+            self-signed certificate, or ``"first"``), ``insecure``, ``patience_s``, ``n_parts``.
+
+    Raises:
+        InputError: when the address cannot be used.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, **options: Any) -> None:
+        self.endpoint, self.context = connection(url, token, options_of(ConnectOptions, options))
+        self._driver = Driver(self.endpoint)
+
+    def segment(
+        self,
+        source: Input,
+        model: str,
+        *,
+        run_dir: str | Path | None = None,
+        sink: EventSink | None = None,
+        fresh: bool = False,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> RemoteRun:
+        """Segment a volume or an image on the server: upload it and queue the job.
+
+        The same call again goes on wherever the last one stopped.
+
+        Args:
+            source: path here; ``server:/PATH`` for a path on the server, or an ``s3://`` address.
+            model: as for :func:`lamella.segment`; the server must have it.
+            run_dir: run folder here; ``./NAME.MODEL.run`` unless given.
+            sink: progress and cancellation of the upload.
+            fresh: start anew, whatever the folder holds.
+            overwrite: run a finished run again.
+            **options: as for :func:`lamella.segment`.
+
+        Raises:
+            LamellaError: saying what is wrong and what to do.
+        """
+        folder = Path(run_dir) if run_dir is not None else Path(run_folder_name(source, model))
+        order = ask_for.order_of(
+            source, model, options, folder=folder, fresh=fresh, overwrite=overwrite
+        )
+        started: Started = self.drive(start(self.context, order), sink)
+        return RemoteRun(self, started.job, folder, order.request, started.run)
+
+    def submit(
+        self,
+        source: Input,
+        model: str,
+        *,
+        name: str = "",
+        priority: int = 0,
+        exports: tuple[str, ...] = (),
+        sink: EventSink | None = None,
+        **options: Any,
+    ) -> RemoteRun:
+        """Upload an input and queue a job, leaving nothing here.
+
+        Args:
+            source: as for :meth:`segment`.
+            model: as for :meth:`segment`.
+            name: for lists of jobs; the input's name unless given.
+            priority: higher runs earlier, among the jobs of one user.
+            exports: suffixes of formats in which the server keeps the labels too.
+            sink: progress and cancellation of the upload.
+            **options: as for :func:`lamella.segment`.
+        """
+        order = ask_for.order_of(
+            source, model, options, name=name, priority=priority, exports=exports
+        )
+        started: Started = self.drive(start(self.context, order), sink)
+        return RemoteRun(self, started.job, None, order.request)
+
+    def job(self, job_id: str) -> RemoteRun:
+        """A job by its id.
+
+        Raises:
+            MissingPathError: when there is none of this user.
+        """
+        return RemoteRun(self, self.drive(show(job_id, self.context.patience)))
+
+    def jobs(self, *, state: str | None = None, limit: int = 100) -> list[JobDoc]:
+        """The user's jobs, newest first."""
+        return self.drive(ask_for.jobs(self.context, limit, state=state))
+
+    def log(self, job_id: str) -> str:
+        """The log of a job."""
+        return self.drive(ask_for.log(self.context, job_id))
+
+    def upload(self, path: str | Path, *, sink: EventSink | None = None) -> VolumeDoc:
+        """Upload a file or a folder; a volume that jobs can name as ``volume:ID``."""
+        upload = prepare_upload(Path(path))
+        memory = open_memory(self.context.cache, self.context.server, upload.identity)
+        try:
+            flow = upload_volume(upload, memory, self.context.patience, self.context.upload)
+            return self.drive(flow, sink)
+        finally:
+            upload.source.close()
+
+    def uploads(self) -> list[UploadDoc]:
+        """The user's uploads, finished or not."""
+        return self.drive(ask_for.uploads(self.context))
+
+    def volumes(self) -> list[VolumeDoc]:
+        """The user's volumes."""
+        return self.drive(ask_for.volumes(self.context))
+
+    def models(self) -> list[dict[str, Any]]:
+        """Models that the server can run."""
+        return self.drive(ask_for.models(self.context))
+
+    def remove(self, kind: str, name: str) -> None:
+        """Remove one of the user's ``uploads``, ``volumes`` or (ended) ``jobs`` from the server."""
+        self.drive(ask_for.remove(self.context, kind, name))
+
+    def request(self, method: str, path: str) -> Any:
+        """One plain request below ``/api/v1/``, tried again as all are; its JSON answer."""
+        return self.drive(ask_for.plain(self.context, method, path))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def drive(self, flow: Flow[Any], sink: EventSink | None = None) -> Any:
+        """Carry out a flow to its end, telling ``sink``."""
+        listener = sink or SilentSink()
+
+        def listen(event: Any) -> None:
+            listener.emit(event)
+            listener.check()
+
+        return self._driver.run(flow, listen)
+
+    def steps(self, flow: Flow[Any]) -> Iterator[Any]:
+        """Carry out a flow, yielding what it tells."""
+        return self._driver.steps(flow)

@@ -1,0 +1,361 @@
+"""A segmentation on a server, from the files here to the run folder here.
+
+::
+
+    start:  what is in the run folder? ─▶ input uploaded ─▶ job queued (remote.json from here on)
+    watch:  events until the job ends; previews into the run folder
+    fetch:  run.tar ─▶ unpacked ─▶ the run folder, as a local run leaves it
+
+Every step can be interrupted anywhere and is gone on with by the same call: the upload by the
+client's memory, the job by ``remote.json``, the download by its part.
+"""
+
+import contextlib
+import uuid
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from lamella.client.download import download
+from lamella.client.flow import Do, Flow, Tell
+from lamella.client.job import WatchOptions, act, show, submit, watch
+from lamella.client.landing import DOWNLOADS, REMOTE, settle, unpack
+from lamella.client.memory import Memory, open_memory
+from lamella.client.patience import Patience
+from lamella.client.previews import PreviewWriter
+from lamella.client.source import Upload, prepare_upload
+from lamella.client.upload import UploadOptions, digest_of, upload_volume
+from lamella.core.errors import (
+    GoneError,
+    InputError,
+    LamellaError,
+    MissingPathError,
+    RunCancelledError,
+    RunError,
+    ServerConnectionError,
+)
+from lamella.core.progress import SilentSink
+from lamella.models.part import PartFile, open_part
+from lamella.volume.volume import Volume
+from lamella.wire.event import LogEvent, PreviewEvent
+from lamella.wire.job import JobDoc, JobSpec
+from lamella.wire.manifest import RunManifest
+from lamella.wire.remote import RemoteDoc
+from lamella.wire.request import SegmentRequest
+from lamella.workflows.prepare import MEMORY_PREFIX, open_input
+from lamella.workflows.run import Run
+from lamella.workflows.run_folder import RunFolder, write_bytes
+
+__all__ = ["Context", "Order", "Started", "fetch", "follow", "is_remote_path", "start"]
+
+_SERVER_PATH = "server:"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all work with one server shares.
+
+    Attributes:
+        server: its address.
+        patience: with the network.
+        cache: where interrupted uploads are remembered; None = nowhere.
+        upload: chunks and parts.
+    """
+
+    server: str
+    patience: Patience
+    cache: Path | None = None
+    upload: UploadOptions = field(default_factory=UploadOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is asked for.
+
+    Attributes:
+        request: as for a local run. Its input is a path here, ``server:/PATH`` for a path on the
+            server, or an ``s3://`` address.
+        folder: run folder here; None only queues the job.
+        name: of the job, for lists.
+        priority: among the jobs of one user.
+        exports: formats that the server makes too, as suffixes.
+        fresh: start anew, whatever the folder holds.
+        overwrite: run a finished run again.
+    """
+
+    request: SegmentRequest
+    folder: Path | None = None
+    name: str = ""
+    priority: int = 0
+    exports: tuple[str, ...] = ()
+    fresh: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that the server has, or a run that was finished before."""
+
+    job: JobDoc | None = None
+    run: Run | None = None
+
+
+def is_remote_path(path: str) -> bool:
+    """Whether an input lies on the server already."""
+    return path.startswith((_SERVER_PATH, "s3://", "volume:"))
+
+
+def start(context: Context, order: Order) -> Flow[Started]:
+    """Upload the input and queue the job, or find what an earlier call has begun.
+
+    Raises:
+        InputError: and its kin, for an input that cannot be read here.
+        RunError: when the folder holds another run.
+    """
+    _check_request(order.request)
+    if not is_remote_path(order.request.input.path):
+        # Whatever is wrong with the input is said before it is uploaded.
+        yield Do(partial(open_input, order.request.input))
+    if order.folder is None:
+        job = yield from _submit(context, order, uuid.uuid4().hex)
+        return Started(job)
+    folder = RunFolder(order.folder)
+    note = folder.path / REMOTE
+    if not note.exists():
+        folder.check_ours()
+    was_there = folder.path.exists()
+    try:
+        with folder.locked():
+            return (yield from _start_in(context, order, folder))
+    finally:
+        if not was_there:
+            folder.remove_if_empty()
+
+
+def follow(
+    context: Context,
+    job_id: str,
+    options: WatchOptions,
+    folder: Path | None,
+    request: SegmentRequest | None,
+) -> Flow[JobDoc]:
+    """Tell every event of a job until it ends; previews go into the run folder."""
+    writer = None
+    if folder is not None and request is not None and not is_remote_path(request.input.path):
+        volume: Volume = yield Do(partial(open_input, request.input))
+        writer = PreviewWriter(folder, volume)
+    flow = watch(job_id, options, context.patience)
+    answer: object = None
+    while True:
+        try:
+            instruction = flow.send(answer)
+        except StopIteration as end:
+            return end.value
+        event = instruction.event if isinstance(instruction, Tell) else None
+        if writer is not None and isinstance(event, PreviewEvent):
+            was_there = writer.is_there
+            yield Do(partial(writer.write, event))
+            if writer.is_there and not was_there:
+                yield Tell(LogEvent(message=f"preview: {writer.path}"))
+        answer = yield instruction
+
+
+def fetch(context: Context, job_id: str, folder: Path, request: SegmentRequest | None) -> Flow[Run]:
+    """Bring the run folder of a finished job here.
+
+    Args:
+        context: the server.
+        job_id: whose.
+        folder: where to.
+        request: what was asked for from here, where it was.
+
+    Raises:
+        RunError: when the folder holds another run.
+    """
+    place = RunFolder(folder)
+    if not (folder / REMOTE).exists():
+        place.check_ours()
+        if place.manifest.exists():
+            raise RunError(
+                f"{folder} holds a run already",
+                hint="choose another folder, or remove it",
+            )
+    with place.locked(), contextlib.ExitStack() as stack:
+        downloads = folder / DOWNLOADS
+        downloads.mkdir(exist_ok=True)
+        archive = downloads / f"{job_id}.tar"
+        part: PartFile = yield Do(
+            lambda: stack.enter_context(open_part(archive, SilentSink().check))
+        )
+        yield from download(f"jobs/{job_id}/artifacts/run.tar", part, context.patience)
+        unpacked = downloads / "run"
+        yield Do(partial(unpack, archive, unpacked))
+        own = None if request is None or is_remote_path(request.input.path) else request.input.path
+        run: Run = yield Do(partial(settle, unpacked, place, own))
+        return run
+
+
+# --- Starting -----------------------------------------------------------------------------------
+
+
+def _check_request(request: SegmentRequest) -> None:
+    if request.input.path.startswith(MEMORY_PREFIX):
+        raise InputError(
+            "an array in memory cannot be sent to a server",
+            hint='save it first: lm.save(volume, "volume.ome.zarr")',
+        )
+    model = Path(request.model).expanduser()
+    if (model / "model.json").is_file() or (model.exists() and len(model.parts) > 1):
+        raise InputError(
+            f"the model {request.model} is a folder on this machine; the server has its own",
+            hint="choose one of `lamella jobs models`, or have this one imported on the server",
+        )
+
+
+def _start_in(context: Context, order: Order, folder: RunFolder) -> Flow[Started]:
+    note = _read_note(folder)
+    if order.fresh:
+        if note is not None and note.job is not None:
+            # Nobody waits for it any more.
+            with contextlib.suppress(LamellaError):
+                yield from act(note.job, "cancel", context.patience)
+        yield Do(folder.clear)
+        note = None
+    manifest = folder.read_manifest()
+    if manifest is not None:
+        run = yield from _found(context, order, folder, manifest)
+        if run is not None:
+            return Started(run=run)
+    state = _state(order.request)
+    if note is not None:
+        _check_same(note, context, order, state, folder)
+        job = yield from _gone_on(context, note)
+        if job is not None:
+            return Started(job)
+    if note is None or note.job is not None or note.request != order.request:
+        key = uuid.uuid4().hex
+        note = RemoteDoc(server=context.server, request=order.request, state=state, key=key)
+    yield Do(partial(_write_note, folder, note))
+    try:
+        job = yield from _submit(context, order, note.key)
+    except LamellaError as error:
+        # What the server refused cannot be gone on with; without an answer it may have the job.
+        if not isinstance(error, ServerConnectionError | RunCancelledError):
+            yield Do(partial((folder.path / REMOTE).unlink, missing_ok=True))
+        raise
+    yield Do(partial(_write_note, folder, note.model_copy(update={"job": job.id})))
+    return Started(job)
+
+
+def _found(
+    context: Context, order: Order, folder: RunFolder, manifest: RunManifest
+) -> Flow[Run | None]:
+    """The finished run that is here already; None where it is to be replaced."""
+    neutral = {"path": ""}
+    wanted, there = (
+        request.model_copy(update={"input": request.input.model_copy(update=neutral)})
+        for request in (order.request, manifest.request)
+    )
+    is_same = wanted == there
+    if is_same and not is_remote_path(order.request.input.path):
+        upload, memory = yield Do(partial(_upload_of, context, Path(order.request.input.path)))
+        with contextlib.closing(upload.source):
+            digest = yield from digest_of(upload, memory)
+        # A file with neighbours has no fingerprint of its own here.
+        is_same = bool(upload.inside) or digest.fingerprint == manifest.input.sha256
+    if not is_same or manifest.status != "finished":
+        what = "an unfinished run of this machine" if is_same else "another run"
+        raise RunError(
+            f"{folder.path} holds {what}",
+            hint="use --fresh to replace it, or --run-dir for another folder",
+        )
+    if order.overwrite:
+        yield Do(folder.clear)
+        return None
+    return Run(folder.path, manifest, was_finished=True)
+
+
+def _check_same(
+    note: RemoteDoc, context: Context, order: Order, state: str, folder: RunFolder
+) -> None:
+    changed = [
+        word
+        for word, is_other in (
+            ("server", note.server != context.server),
+            ("request", note.request != order.request),
+            ("input", note.state != state),
+        )
+        if is_other
+    ]
+    if changed and note.job is not None:
+        raise RunError(
+            f"{folder.path} waits for a job of {note.server} with another {' and '.join(changed)}",
+            hint="use --fresh to leave that job and start anew, or --run-dir for another folder",
+            details={"changed": changed, "job": note.job},
+        )
+
+
+def _gone_on(context: Context, note: RemoteDoc) -> Flow[JobDoc | None]:
+    """The job of an earlier call, on its way again where it had stopped."""
+    if note.job is None:
+        return None
+    try:
+        job = yield from show(note.job, context.patience)
+    except (MissingPathError, GoneError):
+        yield Tell(LogEvent(message=f"the server has no job {note.job} any more: started anew"))
+        return None
+    if job.state in ("failed", "cancelled", "interrupted"):
+        why = f": {job.problem.message}" if job.problem is not None else ""
+        yield Tell(LogEvent(message=f"job {job.id} was {job.state}{why}; it goes on now"))
+        return (yield from act(job.id, "retry", context.patience))
+    return job
+
+
+def _submit(context: Context, order: Order, key: str) -> Flow[JobDoc]:
+    request = order.request
+    path = yield from _placed(context, request.input.path)
+    changes: dict[str, object] = {"input": request.input.model_copy(update={"path": path})}
+    if request.restore is not None and request.restore.psf is not None:
+        psf = yield from _placed(context, request.restore.psf)
+        changes["restore"] = request.restore.model_copy(update={"psf": psf})
+    spec = JobSpec(
+        request=request.model_copy(update=changes),
+        name=order.name or Path(request.input.path).name,
+        priority=order.priority,
+        exports=order.exports,
+    )
+    return (yield from submit(spec, key, context.patience))
+
+
+def _placed(context: Context, path: str) -> Flow[str]:
+    """What the server calls an input, once it has it."""
+    if path.startswith(_SERVER_PATH):
+        return path.removeprefix(_SERVER_PATH)
+    if is_remote_path(path):
+        return path
+    upload, memory = yield Do(partial(_upload_of, context, Path(path)))
+    with contextlib.closing(upload.source):
+        volume = yield from upload_volume(upload, memory, context.patience, context.upload)
+    return f"volume:{volume.id}" + (f"/{upload.inside}" if upload.inside else "")
+
+
+def _upload_of(context: Context, path: Path) -> tuple[Upload, Memory]:
+    upload = prepare_upload(path)
+    return upload, open_memory(context.cache, context.server, upload.identity)
+
+
+def _state(request: SegmentRequest) -> str:
+    if is_remote_path(request.input.path):
+        return ""
+    upload = prepare_upload(Path(request.input.path))
+    upload.source.close()
+    return upload.identity.state
+
+
+def _read_note(folder: RunFolder) -> RemoteDoc | None:
+    path = folder.path / REMOTE
+    return RemoteDoc.read(path, error=RunError) if path.is_file() else None
+
+
+def _write_note(folder: RunFolder, note: RemoteDoc) -> None:
+    write_bytes(folder.path / REMOTE, note.to_json().encode())
