@@ -1,10 +1,10 @@
 """Who is next: fair share between owners, priority within an owner, then age.
 
 The owner whose running jobs hold least (divided by the owner's weight) is served first; of those
-that hold the same, the one who used least lately; then whose oldest job waits longest. Priorities order
-the jobs of one owner only: nobody overtakes others by a high number. A job that needs more than is
-free lets smaller ones pass, until it has waited ``patience_s``; from then on what becomes free is
-kept for it.
+that hold the same, the one who used least lately; then whose oldest job waits longest. Priorities
+order the jobs of one owner only: nobody overtakes others by a high number. A job that needs more
+than is free lets smaller ones pass, until it has waited ``patience_s``; from then on what becomes
+free is kept for it.
 
 Examples:
     >>> free = {"cpu": 1.0}

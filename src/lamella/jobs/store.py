@@ -213,11 +213,11 @@ class JobStore(Leases):
 
     def position(self, job_id: str) -> int | None:
         """Jobs ahead of it in the queue, plus one; None for a job that does not wait."""
-        return self._views.get(job_id).position(job_id)
+        return self._views.get().position(job_id)
 
     def eta_s(self, job_id: str) -> float | None:
         """Expected seconds until it starts (queued) or ends (running); None = not known."""
-        return self._views.get(job_id).eta_s(job_id)
+        return self._views.get().eta_s(job_id)
 
     # --- What people ask for ------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Positions and estimates of the whole queue, made at once and kept for a moment.
 
 Two thousand people may ask for their place at once: everybody is answered from one view, which is
-made again when the queue changed, but never for more than a small share of the time.
+made again when the queue changed, but, where that takes long, not for more than a twentieth of the
+time.
 """
 
 import json
@@ -27,8 +28,9 @@ __all__ = ["QueueView", "ViewCache"]
 _N_DURATIONS = 30
 _MAX_KEYS = 50
 _MAX_AGE_S = 1.0
+_QUICK_S = 0.01
 _REST = 20.0
-"""A view is used at least so many times longer than it took to make."""
+"""A view that was not quick to make is used so many times longer than that took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +88,15 @@ class ViewCache:
         """The queue changed."""
         self._is_stale = True
 
-    def get(self, job_id: str | None = None) -> QueueView:
-        """A view; one that knows the job, if the queue does."""
+    def get(self) -> QueueView:
+        """The newest view, or a new one."""
         view = self._view
-        if view is not None and self._is_good(view, job_id):
+        if view is not None and self._is_good():
             return view
         with self._lock:
+            # Another thread may have made it in the meantime.
             view = self._view
-            if view is not None and self._is_good(view, job_id):
+            if view is not None and self._is_good():
                 return view
             # Before reading: a change while it is read makes the view stale again.
             self._is_stale = False
@@ -104,11 +107,13 @@ class ViewCache:
             self._view = view
             return view
 
-    def _is_good(self, view: QueueView, job_id: str | None) -> bool:
+    def _is_good(self) -> bool:
         age_s = time.perf_counter() - self._made
         if age_s > max(_MAX_AGE_S, _REST * self._took_s):
             return False
-        return not self._is_stale or age_s < _REST * self._took_s
+        if not self._is_stale:
+            return True
+        return self._took_s > _QUICK_S and age_s < _REST * self._took_s
 
     def _make(self) -> QueueView:
         now = self._clock()
