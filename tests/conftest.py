@@ -18,6 +18,8 @@ pytest.register_assert_rewrite(
     "lamella.testing.io_reader",
     "lamella.testing.engine",
     "lamella.testing.isolated",
+    "lamella.testing.executor",
+    "lamella.testing.dispatch",
 )
 
 # Engines that live apart: where `make test` (or a developer) has put their environments.

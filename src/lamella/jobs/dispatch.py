@@ -264,11 +264,7 @@ class Dispatcher:
     def _begin(self, record: JobRecord) -> None:
         held = self._hold(record)
         try:
-            if not held.work.function:
-                raise InputError(
-                    f"this server runs no jobs of kind {record.kind!r}",
-                    hint=f"it runs {', '.join(sorted(self._functions))}",
-                )
+            self._check_kind(record.kind)
             begin_attempt(held.work.folder, record.attempt)
             held.work = replace(held.work, document=self._prepare(record))
             self.changed(record.id)
@@ -285,6 +281,13 @@ class Dispatcher:
                 _LOGGER.exception("job %s could not be prepared", record.id)
             problem = Problem.from_error(error)
             self._end(held, lambda: self.store.fail(record.id, record.attempt, problem))
+
+    def _check_kind(self, kind: str) -> None:
+        if kind not in self._functions:
+            raise InputError(
+                f"this server runs no jobs of kind {kind!r}",
+                hint=f"it runs {', '.join(sorted(self._functions))}",
+            )
 
     def _hold(self, record: JobRecord) -> _Held:
         """Answer for an attempt from now on."""
