@@ -70,6 +70,10 @@ def _entries() -> tuple[CommandEntry, ...]:
             ("labelme", "Turn Labelme drawings into label images."),
             ("cellmap", "CellMap challenge: index, train, predict, score, pack."),
         ),
+        "Server": (
+            ("serve", "Serve segmentation: uploads, a queue, results."),
+            ("tokens", "Add, list and revoke tokens of a server."),
+        ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),
             ("demo", "Simulate, segment and score a small tomogram."),

@@ -73,7 +73,9 @@ class AuditLog:
         }
         with self.database.begin() as transaction:
             transaction.execute(sa.insert(table).values(**row))
-        logger.info("%s %s", action, target, extra={"audit": {**row, "at": None}})
+        # The command line says itself what it did.
+        level = logging.DEBUG if connection is None else logging.INFO
+        logger.log(level, "%s %s", action, target, extra={"audit": {**row, "at": None}})
 
     def list(self, *, limit: int = 100, before: int | None = None) -> list[dict[str, Any]]:
         """The newest records, newest first.

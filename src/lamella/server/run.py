@@ -60,9 +60,11 @@ def check_exposure(settings: Settings) -> None:
     raise InputError(
         f"refusing to serve {settings.host}:{settings.port} without TLS: anyone on the network"
         " could read the tokens and the data",
-        hint="--tls self-signed makes a certificate and prints what clients pin; --tls CERT.pem"
-        " --tls-key KEY.pem takes yours; behind a proxy that does TLS keep --host 127.0.0.1 and"
-        " set --public-url; --insecure serves as it is, on a network you trust",
+        hint="choose one of\n"
+        "  --tls self-signed                     a certificate of its own, pinned by clients\n"
+        "  --tls CERT.pem --tls-key KEY.pem      your certificate\n"
+        "  --host 127.0.0.1 --public-url URL     behind a proxy that does TLS\n"
+        "  --insecure                            as it is, on a network that you trust",
     )
 
 
@@ -84,8 +86,9 @@ def serve(
         ConflictError: another server works on the same folder.
     """
     check_exposure(settings)
-    certificate = prepare_certificate(settings)
+    # Jobs, names and results are its users' own: nobody else on the machine reads the folder.
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    certificate = prepare_certificate(settings)
     with _held(settings), _bound(settings) as listener:
         from lamella.server.app import create_app
         from lamella.server.services import open_services

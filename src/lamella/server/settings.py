@@ -24,22 +24,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lamella.core.errors import InputError, MissingPathError
 from lamella.core.registry import nearest_names
 from lamella.wire.document import Document
 
-__all__ = ["PREFIX", "FoundSettings", "Settings", "load_settings", "masked"]
+__all__ = ["PREFIX", "FoundSettings", "Settings", "flag_of", "load_settings", "masked"]
 
 PREFIX = "LAMELLA_SERVER_"
 _FILE_NAME = "server.toml"
 _GIB = 1024**3
 _DAY_S = 86_400.0
 
+_BYTES = {"": 1, "B": 1} | {
+    name: base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for name, base in ((f"{letter}B", 1000), (f"{letter}IB", 1024), (letter, 1024))
+}
+_SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": _DAY_S}
+
+
+def _amount(units: Mapping[str, float], *, upper: bool) -> BeforeValidator:
+    """Text such as "20GB" or "7d" as the number it means; numbers stay."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+        unit = "" if match is None else match[2].upper() if upper else match[2].lower()
+        if match is None or unit not in units:
+            known = ", ".join(name for name in units if name)
+            raise ValueError(f"expected a number and one of {known}; got {value!r}")
+        number = float(match[1]) * units[unit]
+        return int(number) if upper else number
+
+    return BeforeValidator(parse)
+
+
 Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=0), _amount(_BYTES, upper=True)]
+Seconds = Annotated[float, Field(gt=0), _amount(_SECONDS, upper=False)]
 
 
 def _default_data_dir() -> Path:
@@ -51,6 +76,9 @@ def _default_data_dir() -> Path:
 
 class Settings(Document):
     """What a server is told. Every setting has a default that works."""
+
+    # What is said below each setting is its help, on the command line and in the manual.
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     data_dir: Path = Field(default_factory=_default_data_dir)
     """Folder of everything the server keeps: database, keys, uploads, volumes, jobs."""
@@ -85,7 +113,7 @@ class Settings(Document):
     allowed_roots: tuple[str, ...] = ()
     """Folders, or s3://BUCKET/PREFIX, whose files jobs may name without an upload."""
     max_upload_bytes: Bytes = 1024 * _GIB
-    """Largest single upload."""
+    """Largest single upload, as 50GB."""
     user_quota_bytes: Bytes = 0
     """What a user's uploads, volumes and results may take together; 0 for no limit."""
     max_total_bytes: Bytes = 0
@@ -93,9 +121,9 @@ class Settings(Document):
     min_free_bytes: Bytes = 2 * _GIB
     """Uploads and jobs are refused when less than this is free on the disk."""
     upload_expiry_s: Seconds = 7 * _DAY_S
-    """Unfinished uploads, and finished ones that nothing uses, are removed after this."""
-    retention_s: Annotated[float, Field(ge=0)] = 0.0
-    """Finished jobs and unused volumes are removed after this; 0 keeps them."""
+    """Unfinished uploads, and finished ones that nothing uses, are removed after this, as 7d."""
+    retention_s: Annotated[float, Field(ge=0), _amount(_SECONDS, upper=False)] = 0.0
+    """Finished jobs and unused volumes are removed after this, as 30d; 0 keeps them."""
     max_jobs_per_user: Count = 5_000
     """Jobs of a user that may wait."""
     max_running_per_user: Annotated[int, Field(ge=0)] = 0
@@ -207,8 +235,24 @@ def load_settings(
         values[name] = _parsed(name, text)
         sources[name] = f"environment {PREFIX}{name.upper()}"
     for name, value in given.items():
-        values[name], sources[name] = value, f"flag {_flag(name)}"
+        values[name], sources[name] = value, f"flag {flag_of(name)}"
     return FoundSettings(_validated(values, sources), sources)
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting; flags that may be repeated name one of many.
+
+    Examples:
+        >>> flag_of("rate_limit"), flag_of("allowed_roots")
+        ('--rate-limit', '--allow-root')
+    """
+    special = {
+        "allowed_roots": "--allow-root",
+        "cors_origins": "--cors-origin",
+        "trusted_proxies": "--trusted-proxy",
+        "cluster_options": "--cluster-option",
+    }
+    return special.get(name, "--" + name.replace("_", "-"))
 
 
 def masked(name: str, value: Any) -> str:
@@ -228,15 +272,29 @@ def masked(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if value is None or value == "":
         return "none"
+    if isinstance(value, int) and name.endswith("_bytes") and value:
+        return _size_text(value)
+    if isinstance(value, float) and name.endswith("_s") and value:
+        return _duration_text(value)
     if isinstance(value, float):
         return f"{value:g}"
     return re.sub(r"(://[^/:@\s]*):[^@/\s]+@", r"\1:***@", str(value))
 
 
-def _flag(name: str) -> str:
-    return {"allowed_roots": "--allow-root", "cors_origins": "--cors-origin"}.get(
-        name, "--" + name.replace("_", "-")
-    )
+def _size_text(n_bytes: int) -> str:
+    """A size in the largest unit that gives a whole number."""
+    for letter, power in (("T", 4), ("G", 3), ("M", 2)):
+        for base, unit in ((1024, f"{letter}iB"), (1000, f"{letter}B")):
+            if n_bytes % base**power == 0:
+                return f"{n_bytes // base**power} {unit}"
+    return f"{n_bytes} bytes"
+
+
+def _duration_text(seconds: float) -> str:
+    for unit in ("d", "h", "min"):
+        if seconds >= _SECONDS[unit]:
+            return f"{seconds / _SECONDS[unit]:g} {unit}"
+    return f"{seconds:g} s"
 
 
 def _is_secret(name: str) -> bool:

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ class Certificate:
         names: host names and addresses it is for.
         expires: until when it is valid.
         is_self_signed: whether nobody vouches for it.
-        is_new: whether it was made just now.
+        is_new: whether it took the place of another one just now: pins of that one are void.
     """
 
     path: Path
@@ -78,11 +78,9 @@ def prepare_certificate(
         kept = _describe(path, key_path, is_self_signed=True)
         if kept.expires > now() and set(wanted) <= set(kept.names):
             return kept
+    is_new = path.is_file()
     _make(path, key_path, host_names(wanted), now())
-    made = _describe(path, key_path, is_self_signed=True)
-    return Certificate(
-        path, key_path, made.fingerprint, made.names, made.expires, True, is_new=True
-    )
+    return replace(_describe(path, key_path, is_self_signed=True), is_new=is_new)
 
 
 def host_names(more: Iterable[str] = ()) -> tuple[str, ...]:
