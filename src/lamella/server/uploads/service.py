@@ -319,8 +319,9 @@ class Uploads:
         self._sweep()
         return gone
 
-    def release(self, upload_id: str) -> None:
+    def release(self, upload_id: str, volume: str) -> None:
         """Drop the bytes of an upload that a volume has taken over."""
+        self._database.run(lambda connection: update_upload(connection, upload_id, volume=volume))
         self._drop(upload_id)
 
     # --- Steps, in threads -------------------------------------------------------------------

@@ -85,6 +85,17 @@ class Space:
             self._check_sum("what this server may hold", self.limits.total, used, n_bytes)
         self._check_disk(connection, n_bytes)
 
+    def room(self, owner: str) -> int:
+        """Bytes that a user could still add."""
+        with self._database.read() as connection:
+            free = shutil.disk_usage(self._folder).free - self.limits.min_free
+            left = [free - self._promised(connection)]
+            if quota := self.quota_of(connection, owner):
+                left.append(quota - self.used(connection, owner))
+            if self.limits.total:
+                left.append(self.limits.total - self.used(connection))
+        return max(0, min(left))
+
     def quota_of(self, connection: Connection, owner: str) -> int:
         """A user's own quota, or everybody's; 0 = none."""
         own = connection.execute(
@@ -118,11 +129,15 @@ class Space:
         if more > free:
             raise self._full(more, free)
         # What others were promised counts as well.
-        promised = sum(
-            self._size(one) - self._offset(one) for one in list_uploads(connection, state="open")
-        )
+        promised = self._promised(connection)
         if more > free - promised:
             raise self._full(more, free - promised)
+
+    def _promised(self, connection: Connection) -> int:
+        """Bytes of unfinished uploads that have not come yet."""
+        return sum(
+            self._size(one) - self._offset(one) for one in list_uploads(connection, state="open")
+        )
 
     def _full(self, more: int, left: int) -> StorageError:
         return StorageError(
