@@ -87,12 +87,15 @@ class _Download:
         tag = self._part.state.validator.strip('"')
         return tag if len(tag) == 64 and all(c in "0123456789abcdef" for c in tag) else None
 
+    def _is_right(self) -> bool:
+        return self._part.size > 0 and self._part.sha256 == self.expected()
+
     def run(self) -> Flow[None]:
         """Ask for the rest until nothing is missing."""
         state = self._part.state
         if state.address != self._address or (state.total or 0) < self._part.size:
             yield Do(partial(self._part.cut, 0))
-        elif state.total is not None and self._part.size == state.total:
+        elif self._part.size == state.total or self._is_right():
             return
         while not self._is_whole:
             answer = yield from self._open()
@@ -125,8 +128,11 @@ class _Download:
 
     def _body(self, answer: Response) -> Flow[None]:
         if answer.status == 416:
-            # Longer than the file: another version lay here.
             yield Close()
+            self._is_whole = self._is_right()
+            if self._is_whole:
+                return
+            # Longer than the file: another version lay here.
             yield Do(partial(self._part.cut, 0))
             return
         if answer.status == _NOT_YET:

@@ -163,6 +163,7 @@ class _Listener:
         yield from self._wait(answer)
 
     def _opened(self, answer: Response) -> Flow[None]:
+        self.trouble.was_reached = True
         if answer.status == 204:
             # At its end, and nothing came after what is known.
             yield Close()

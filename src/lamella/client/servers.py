@@ -6,6 +6,7 @@
                                           {"token": "...", "pin": "..."}}}
 """
 
+import ipaddress
 import json
 import os
 import stat
@@ -159,4 +160,9 @@ def is_loopback(url: str) -> bool:
 
 
 def _is_local_name(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -76,37 +76,41 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
+        self._stream: io.FileIO | None = None
         try:
-            self._stream = path.open("rb", buffering=0)
+            known = path.stat()
         except OSError as error:
             raise storage_error(error, path) from error
-        self._lock = threading.Lock()
-        self._state = self._now()
-        self.size = os.fstat(self._stream.fileno()).st_size
+        self._state = (known.st_size, known.st_mtime_ns)
+        self.size = known.st_size
 
     def read(self, start: int, count: int) -> bytes:
         """Bytes ``start`` to ``start + count``.
 
         Raises:
-            InputError: when the file has changed since it was opened.
+            InputError: when the file has changed since it was looked at.
+            StorageError: when it cannot be read.
         """
         try:
             with self._lock:
+                if self._stream is None:
+                    self._stream = io.FileIO(self._path)
                 self._stream.seek(start)
                 data = _read_exactly(self._stream, count)
+                known = os.fstat(self._stream.fileno())
         except OSError as error:
             raise storage_error(error, self._path) from error
-        if len(data) != count or self._now() != self._state:
+        if len(data) != count or (known.st_size, known.st_mtime_ns) != self._state:
             raise changed(self._path)
         return data
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-
-    def _now(self) -> tuple[int, int]:
-        known = os.fstat(self._stream.fileno())
-        return known.st_size, known.st_mtime_ns
+        """Close the file; reading opens it again."""
+        with self._lock:
+            if self._stream is not None:
+                self._stream.close()
+                self._stream = None
 
 
 def prepare_upload(path: Path) -> Upload:
