@@ -12,7 +12,7 @@ from lamella.core.errors import InputError
 from lamella.jobs.attempt import Outcome
 from lamella.jobs.local import LocalExecutor, LocalOptions
 from lamella.testing import job_functions as does
-from lamella.testing.executor import ExecutorContract, is_running, pid_of, wait_for
+from lamella.testing.executor import ExecutorContract, id_of, is_running, pid_of, wait_for
 
 
 class TestLocal(ExecutorContract):
@@ -73,7 +73,7 @@ class TestWorkers:
             executor.start(type(work)(**{**fields(work), "resources": resources}))
         assert executor.capacity() == {"cpu": 0.0}
         for i in range(3):
-            executor.cancel(f"job-{i}", 1)
+            executor.cancel(id_of(tmp_path / f"job-{i}"), 1)
         wait_for(lambda: executor.capacity() == {"cpu": 3.0, "gpu": 2.0}, "free workers")
         executor.poll(0.0)
         for i, resources in enumerate([{"gpu": 1.0}, {"gpu": 1.0}, {}]):

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lamella.jobs.attempt import Work
+from lamella.jobs.printing import printing_to_log
 
 __all__ = ["main"]
 
@@ -82,7 +83,7 @@ class _Worker:
         from lamella.jobs.work import run_work
 
         key = (work.job_id, work.attempt)
-        with _printing_to(work):
+        with printing_to_log(work):
             outcome = run_work(
                 work,
                 wake=lambda: self._answer(type="events", job_id=key[0], attempt=key[1]),
@@ -115,34 +116,6 @@ class _Worker:
                     line = line[os.write(self._answers, line) :]
             except OSError:
                 os._exit(0)
-
-
-@contextlib.contextmanager
-def _printing_to(work: Work) -> Any:
-    """Let the descriptors 1 and 2 be the attempt's log, also for native code and for crashes."""
-    before = os.dup(1), os.dup(2)
-    path = work.folder / f"worker-{work.attempt}.log"
-    try:
-        target = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-    except OSError:
-        # The work itself will meet the same disk, and say so.
-        target = os.open(os.devnull, os.O_WRONLY)
-    _redirect(target, target)
-    os.close(target)
-    try:
-        yield
-    finally:
-        _redirect(*before)
-        for descriptor in before:
-            os.close(descriptor)
-
-
-def _redirect(output: int, errors: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os.dup2(output, 1)
-    os.dup2(errors, 2)
 
 
 def _end_with_parent(parent: int) -> None:

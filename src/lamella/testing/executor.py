@@ -16,6 +16,7 @@ import random
 import signal
 import threading
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -30,7 +31,7 @@ from lamella.jobs.executor import Executor, Report
 from lamella.jobs.log import JobLog
 from lamella.testing import job_functions as does
 
-__all__ = ["ExecutorContract", "is_running", "messages_of", "pid_of", "wait_for"]
+__all__ = ["ExecutorContract", "id_of", "is_running", "messages_of", "pid_of", "wait_for"]
 
 _LONG_S = 30.0
 
@@ -57,6 +58,10 @@ class ExecutorContract(ABC):
         try:
             wait_for(lambda: executor.capacity().get("cpu") == self.n_workers, "ready workers")
             yield executor
+            # Where workers outlive their executor, the next test finds them free.
+            for path in tmp_path.glob("*/attempt"):
+                executor.cancel(id_of(path.parent), int(path.read_text().split()[0]))
+            wait_for(lambda: executor.capacity().get("cpu") == self.n_workers, "free workers")
         finally:
             executor.close(0.0)
 
@@ -81,11 +86,11 @@ class ExecutorContract(ABC):
     ) -> Work:
         """An attempt at the job ``folder``."""
         name = does.name_of(function)
-        return Work(folder.name, attempt, "test", name, document, folder, lock_wait_s=20.0)
+        return Work(id_of(folder), attempt, "test", name, document, folder, lock_wait_s=20.0)
 
     def end_of(self, executor: Executor, folder: Path, attempt: int = 1) -> Report:
         """Wait for the last report of an attempt."""
-        return ends_of(executor, [(folder.name, attempt)])[0]
+        return ends_of(executor, [(id_of(folder), attempt)])[0]
 
     # --- From start to outcome ----------------------------------------------------------------
 
@@ -140,9 +145,10 @@ class ExecutorContract(ABC):
 
     def test_an_unknown_function_fails(self, executor: Executor, tmp_path: Path) -> None:
         begin_attempt(tmp_path / "a", 1)
-        executor.start(Work("a", 1, "test", "lamella.jobs:nowhere", {}, tmp_path / "a"))
-        self.end_of(executor, tmp_path / "a")
-        outcome = Outcome.read(tmp_path / "a", 1)
+        job = tmp_path / "a"
+        executor.start(Work(id_of(job), 1, "test", "lamella.jobs:nowhere", {}, job))
+        self.end_of(executor, job)
+        outcome = Outcome.read(job, 1)
         assert outcome is not None
         assert outcome.status == "failed"
 
@@ -168,7 +174,7 @@ class ExecutorContract(ABC):
                 self.begin(executor, tmp_path / waiting.pop(), does.count, n=5, pause_s=0.01)
             ended += [report for report in executor.poll(0.2) if report.kind != "events"]
         assert sorted(report.job_id for report in ended) == sorted(
-            f"job-{i}" for i in range(3 * self.n_workers)
+            id_of(tmp_path / f"job-{i}") for i in range(3 * self.n_workers)
         )
         assert {report.kind for report in ended} == {"outcome"}
 
@@ -180,11 +186,12 @@ class ExecutorContract(ABC):
         with pytest.raises(RunError, match="free"):
             self.begin(executor, tmp_path / "one-too-many", does.wait)
         busy = {fact.job_id for fact in executor.workers() if fact.state == "busy"}
-        assert busy <= {f"job-{i}" for i in range(self.n_workers)}
+        assert busy <= {id_of(tmp_path / f"job-{i}") for i in range(self.n_workers)}
 
     def test_a_tag_that_nobody_has_is_refused(self, executor: Executor, tmp_path: Path) -> None:
         begin_attempt(tmp_path / "a", 1)
-        work = Work("a", 1, "test", does.name_of(does.wait), {}, tmp_path / "a", {"moon": 1.0})
+        job = tmp_path / "a"
+        work = Work(id_of(job), 1, "test", does.name_of(does.wait), {}, job, {"moon": 1.0})
         with pytest.raises(RunError, match="moon"):
             executor.start(work)
         assert "moon" not in executor.limits()
@@ -197,7 +204,7 @@ class ExecutorContract(ABC):
         job = self.begin(executor, tmp_path / "a", does.wait)
         pid_of(job, executor)
         began = time.monotonic()
-        executor.cancel("a", 1)
+        executor.cancel(id_of(job), 1)
         report = self.end_of(executor, job)
         assert time.monotonic() - began < self.grace_s + 0.5
         outcome = Outcome.read(job, 1)
@@ -210,7 +217,7 @@ class ExecutorContract(ABC):
     ) -> None:
         job = self.begin(executor, tmp_path / "a", does.hold, hold_s=_LONG_S)
         pid = pid_of(job, executor)
-        executor.cancel("a", 1)
+        executor.cancel(id_of(job), 1)
         report = self.end_of(executor, job)
         assert report.kind == "lost"
         assert report.problem is not None
@@ -225,7 +232,7 @@ class ExecutorContract(ABC):
     ) -> None:
         executor.cancel("nobody", 1)
         job = self.begin(executor, tmp_path / "a", does.count, n=3, pause_s=0.05)
-        executor.cancel("a", 7)
+        executor.cancel(id_of(job), 7)
         self.end_of(executor, job)
         outcome = Outcome.read(job, 1)
         assert outcome is not None
@@ -277,7 +284,7 @@ class ExecutorContract(ABC):
         job = self.begin(executor, tmp_path / "a", does.hold, hold_s=0.8)
         pid_of(job, executor)
         self.begin(executor, job, does.write, attempt=2, seconds=0.2)
-        reports = ends_of(executor, [("a", 1), ("a", 2)])
+        reports = ends_of(executor, [(id_of(job), 1), (id_of(job), 2)])
         kinds = {report.attempt: report.kind for report in reports}
         assert kinds[2] == "outcome"
         writers = (job / "writes.txt").read_text().split()
@@ -292,7 +299,10 @@ class ExecutorContract(ABC):
         job = self.begin(executor, tmp_path / "a", does.wait)
         pid_of(job, executor)
         self.begin(executor, job, does.count, attempt=2, n=4)
-        kinds = {report.attempt: report.kind for report in ends_of(executor, [("a", 1), ("a", 2)])}
+        kinds = {
+            report.attempt: report.kind
+            for report in ends_of(executor, [(id_of(job), 1), (id_of(job), 2)])
+        }
         assert kinds == {1: "lost", 2: "outcome"}
         assert Outcome.read(job, 1) is None
 
@@ -309,6 +319,11 @@ class ExecutorContract(ABC):
 
     def test_what_is_never_adopted_does_not_run(self, executor: Executor, tmp_path: Path) -> None:
         assert not executor.adopt(self.make_work(tmp_path / "a", does.wait, 1, {}))
+
+
+def id_of(folder: Path) -> str:
+    """The job in a folder; the same id never means another job, whoever remembers it."""
+    return f"{folder.name}-{zlib.crc32(str(folder).encode()):08x}"
 
 
 def ends_of(executor: Executor, keys: Sequence[tuple[str, int]]) -> list[Report]:

@@ -1,0 +1,169 @@
+"""Where the Dask scheduler comes from: it runs somewhere, or this server starts a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lamella.core.errors import InputError, ServerConnectionError
+from lamella.core.optional import require
+
+__all__ = ["ClusterOptions", "connect", "start_cluster"]
+
+ClusterKind = Literal["", "local", "slurm", "pbs", "lsf"]
+
+_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+_CONNECT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Which cluster runs the jobs.
+
+    Attributes:
+        scheduler: address of a running Dask scheduler, ``tls://HOST:8786`` or ``tcp://...``.
+        kind: start workers as jobs of a batch system instead, or ``local`` ones.
+        options: arguments of dask-jobqueue's cluster (``cores``, ``memory``, ``queue``, ...), and
+            ``minimum`` and ``maximum``: how many workers there are at least and at most.
+        resources: tags of every worker that is started here, such as ``{"gpu": 1}``.
+        tls_ca: certificate of the authority that signed scheduler, workers and this client.
+        tls_cert: certificate of this client.
+        tls_key: its key.
+        grace_s: how long a cancelled attempt may go on before its worker is killed, seconds.
+        name: who runs the jobs, as the queue knows it.
+    """
+
+    scheduler: str = ""
+    kind: ClusterKind = ""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    grace_s: float = 15.0
+    name: str = "cluster"
+
+    def __post_init__(self) -> None:
+        if bool(self.scheduler) == bool(self.kind):
+            raise InputError(
+                "name either the address of a Dask scheduler or the kind of a cluster",
+                hint="--scheduler tls://HOST:8786, or --cluster slurm",
+            )
+        if self.scheduler and not self.scheduler.startswith(("tls://", "tcp://")):
+            raise InputError(
+                f"expected the address of a Dask scheduler, got {self.scheduler!r}",
+                hint="write it as tls://HOST:8786 or tcp://HOST:8786",
+            )
+
+    @property
+    def maximum(self) -> int:
+        """Workers that a cluster of our own may have; 0 for a scheduler that runs elsewhere."""
+        return int(self.options.get("maximum", 1)) if self.kind else 0
+
+
+def connect(options: ClusterOptions, address: str | None = None, security: Any = None) -> Any:
+    """A :class:`distributed.Client` that is no process-wide default.
+
+    Raises:
+        ServerConnectionError: when no scheduler answers.
+        MissingDependencyError: when Dask is not installed here.
+    """
+    distributed = _distributed()
+    target = address or options.scheduler
+    try:
+        return distributed.Client(
+            target,
+            security=security or _security(options),
+            timeout=_CONNECT_S,
+            set_as_default=False,
+            name=f"lamella-{options.name}",
+        )
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise ServerConnectionError(
+            f"no Dask scheduler answers at {target}: {error}",
+            hint="start it with `dask scheduler`, and check address, certificates and firewall",
+        ) from error
+
+
+def start_cluster(options: ClusterOptions) -> Any:
+    """A cluster whose workers come and go with the work, with its scheduler in this process.
+
+    Raises:
+        InputError: for options that the kind of cluster does not know.
+        MissingDependencyError: when dask-jobqueue is not installed here.
+    """
+    given = dict(options.options)
+    minimum, maximum = int(given.pop("minimum", 0)), int(given.pop("maximum", 1))
+    if not 0 <= minimum <= max(1, maximum):
+        raise InputError(
+            f"a cluster of {minimum} to {maximum} workers cannot be",
+            hint="set minimum and maximum with --cluster-option, minimum at least 0",
+        )
+    try:
+        if options.kind == "local":
+            cluster = _distributed().LocalCluster(
+                **{"n_workers": minimum, "threads_per_worker": 1, "dashboard_address": None}
+                | {"resources": _dask_resources(options)}
+                | given
+            )
+        else:
+            jobqueue = require("dask_jobqueue", extra="cluster", purpose="starting workers as jobs")
+            cluster = getattr(jobqueue, _CLASSES[options.kind])(
+                **_jobqueue_arguments(options, given)
+            )
+        cluster.adapt(minimum=minimum, maximum=maximum, interval="1s", wait_count=30)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the {options.kind} cluster does not take these options: {error}",
+            hint="see the arguments of dask-jobqueue's clusters; cores and memory are needed",
+        ) from error
+    return cluster
+
+
+def _jobqueue_arguments(options: ClusterOptions, given: dict[str, Any]) -> dict[str, Any]:
+    """One worker a job of the batch system, one attempt at a time, all cores for the attempt."""
+    extra = list(given.pop("worker_extra_args", []))
+    # The last one counts: dask-jobqueue would start as many threads as there are cores.
+    extra += ["--nthreads", "1"]
+    resources = _dask_resources(options)
+    if resources:
+        extra += ["--resources", ",".join(f"{name}={n:g}" for name, n in resources.items())]
+    prologue = list(given.pop("job_script_prologue", []))
+    n_threads = int(given.get("cores", 1)) // max(1, int(given.get("processes", 1)))
+    prologue += [
+        f"export {name}={max(1, n_threads)}"
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    ]
+    return (
+        {"processes": 1, "job_name": "lamella-worker"}
+        | given
+        | {
+            "worker_extra_args": extra,
+            "job_script_prologue": prologue,
+            "security": given.get("security") or _security(options),
+        }
+    )
+
+
+def _dask_resources(options: ClusterOptions) -> dict[str, float]:
+    return {name.upper(): amount for name, amount in options.resources.items()}
+
+
+def _security(options: ClusterOptions) -> Any:
+    if not (options.tls_ca or options.tls_cert):
+        return None
+    return _distributed().Security(
+        tls_ca_file=options.tls_ca or None,
+        tls_client_cert=options.tls_cert or None,
+        tls_client_key=options.tls_key or None,
+        tls_scheduler_cert=options.tls_cert or None,
+        tls_scheduler_key=options.tls_key or None,
+        tls_worker_cert=options.tls_cert or None,
+        tls_worker_key=options.tls_key or None,
+        require_encryption=True,
+    )
+
+
+def _distributed() -> Any:
+    return require("distributed", extra="cluster", purpose="running jobs on a Dask cluster")
