@@ -212,8 +212,11 @@ class JobStore(Leases):
         return self._views.get()
 
     def position(self, job_id: str) -> int | None:
-        """Jobs ahead of it in the queue, plus one; None for a job that does not wait."""
-        return self._views.get().position(job_id)
+        """Jobs ahead of it in the queue, plus one; None for a job that does not wait.
+
+        Ask for jobs that are queued: for others nothing is ever found, and that takes longer.
+        """
+        return self._views.get(job_id).position(job_id)
 
     def eta_s(self, job_id: str) -> float | None:
         """Expected seconds until it starts (queued) or ends (running); None = not known."""

@@ -88,15 +88,15 @@ class ViewCache:
         """The queue changed."""
         self._is_stale = True
 
-    def get(self) -> QueueView:
-        """The newest view, or a new one."""
+    def get(self, queued_id: str | None = None) -> QueueView:
+        """The newest view, or a new one where that is too old or lacks a job that is queued."""
         view = self._view
-        if view is not None and self._is_good():
+        if view is not None and self._is_good(view, queued_id):
             return view
         with self._lock:
             # Another thread may have made it in the meantime.
             view = self._view
-            if view is not None and self._is_good():
+            if view is not None and self._is_good(view, queued_id):
                 return view
             # Before reading: a change while it is read makes the view stale again.
             self._is_stale = False
@@ -107,12 +107,14 @@ class ViewCache:
             self._view = view
             return view
 
-    def _is_good(self) -> bool:
+    def _is_good(self, view: QueueView, queued_id: str | None) -> bool:
         age_s = time.perf_counter() - self._made
         if age_s > max(_MAX_AGE_S, _REST * self._took_s):
             return False
         if not self._is_stale:
             return True
+        if queued_id is not None and queued_id not in view.positions:
+            return False
         return self._took_s > _QUICK_S and age_s < _REST * self._took_s
 
     def _make(self) -> QueueView:
