@@ -11,6 +11,7 @@ from lamella.core.places import Places
 from lamella.server.app import create_app
 from lamella.server.services import Services, open_services
 from lamella.server.settings import Settings
+from lamella.testing.server import LiveServer, run_server
 from lamella.wire.access import TokenSpec
 
 # Name of a test's user → role.
@@ -48,3 +49,10 @@ def tokens(services: Services) -> dict[str, dict[str, str]]:
         for user, role in USERS.items()
     }
     return {user: {"Authorization": f"Bearer {secret}"} for user, secret in made.items()}
+
+
+@pytest.fixture
+def live_server(tmp_path: Path) -> Iterator[LiveServer]:
+    """A real server in a process of its own: url, token, headers, data_dir, kill(), restart()."""
+    with run_server(tmp_path / "live") as server:
+        yield server
