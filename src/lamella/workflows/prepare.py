@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
     AnyModel = ModelFolder | ForeignModel
 
-__all__ = ["MEMORY_PREFIX", "Prepared", "check_disk", "input_of_volume", "open_input", "prepare"]
+__all__ = [
+    "MEMORY_PREFIX",
+    "Prepared",
+    "check_disk",
+    "find_model_of",
+    "input_of_volume",
+    "open_input",
+    "prepare",
+]
 
 MEMORY_PREFIX = "memory:"
 """Begins the path of an input that was an array in memory."""
@@ -120,6 +128,18 @@ def prepare(
         input_fact=_input_fact(request, volume, sha256, n_bytes),
         model_fact=_model_fact(request, engine, model),
     )
+
+
+def find_model_of(request: SegmentRequest, places: Places) -> EngineDescriptor:
+    """The engine that would run a request, once it and its model are known to be here.
+
+    Raises:
+        LamellaError: of the kind that fits a model or an engine that is not.
+    """
+    engine = _find_engine(request, places)
+    _check_available(engine, places)
+    _find_model(request, engine, places)
+    return engine
 
 
 def open_input(document: InputDoc) -> Volume:
