@@ -1,8 +1,8 @@
 """A real server for tests: ``lamella serve`` in a process of its own, on a free port.
 
 It dies with the test, whatever happens to the test; it can be killed and started again on the same
-folder and the same port. Start it in a thread that lives as long as it should: Linux ends it with the
-thread that started it.
+folder and the same port. Start it in a thread that lives as long as it should: Linux ends it with
+the thread that started it.
 """
 
 from __future__ import annotations
