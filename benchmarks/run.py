@@ -29,6 +29,7 @@ COMMANDS = (
     ("bench_inference.py", "time", "--size", "256", "--network", "small", "--repeats", "1"),
     ("bench_inference.py", "preview"),
     ("bench_inference.py", "memory"),
+    ("bench_queue.py",),
 )
 
 

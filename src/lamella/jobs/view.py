@@ -93,6 +93,9 @@ class ViewCache:
         view = self._view
         if view is not None and self._is_good(view, queued_id):
             return view
+        if view is not None and self._lock.locked() and _knows(view, queued_id):
+            # Another thread makes the next one: nobody waits for that who can be answered.
+            return view
         with self._lock:
             # Another thread may have made it in the meantime.
             view = self._view
@@ -113,7 +116,7 @@ class ViewCache:
             return False
         if not self._is_stale:
             return True
-        if queued_id is not None and queued_id not in view.positions:
+        if not _knows(view, queued_id):
             return False
         return self._took_s > _QUICK_S and age_s < _REST * self._took_s
 
@@ -147,6 +150,10 @@ class ViewCache:
             for name, amount in resources.items():
                 total[name] += amount
         return total
+
+
+def _knows(view: QueueView, queued_id: str | None) -> bool:
+    return queued_id is None or queued_id in view.positions
 
 
 _COLUMNS = (

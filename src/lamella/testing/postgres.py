@@ -81,8 +81,12 @@ def find_programs() -> Path:
 
 
 @contextmanager
-def run_postgres() -> Iterator[PostgresServer]:
+def run_postgres(*, is_durable: bool = False) -> Iterator[PostgresServer]:
     """A server that runs until the block ends, or this process dies.
+
+    Args:
+        is_durable: whether commits wait for the disk. Tests kill clients, not this server: it need
+            not survive a loss of power.
 
     Raises:
         MissingDependencyError: when PostgreSQL is not installed.
@@ -96,7 +100,7 @@ def run_postgres() -> Iterator[PostgresServer]:
         if user:
             shutil.chown(folder, user, user)
         _initialise(programs, folder, user)
-        process = _start(programs, folder, user)
+        process = _start(programs, folder, user, is_durable=is_durable)
         try:
             _wait(process, folder)
             yield PostgresServer(folder)
@@ -129,17 +133,17 @@ def _initialise(programs: Path, folder: Path, user: str | None) -> None:
         raise RunError(f"initdb failed: {done.stderr.strip()}", hint="check the package")
 
 
-def _start(programs: Path, folder: Path, user: str | None) -> "subprocess.Popen[Any]":
+def _start(
+    programs: Path, folder: Path, user: str | None, *, is_durable: bool
+) -> "subprocess.Popen[Any]":
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": str(folder),
         "max_connections": "200",
-        # Tests kill clients, not this server: it need not survive a loss of power.
-        "fsync": "off",
-        "synchronous_commit": "off",
-        "full_page_writes": "off",
         "shared_buffers": "32MB",
     }
+    if not is_durable:
+        settings |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     library = ctypes.CDLL(None, use_errno=True) if hasattr(signal, "pthread_sigmask") else None
 
