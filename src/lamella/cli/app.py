@@ -73,6 +73,10 @@ def _entries() -> tuple[CommandEntry, ...]:
         "Server": (
             ("serve", "Serve segmentation: uploads, a queue, results."),
             ("tokens", "Add, list and revoke tokens of a server."),
+            ("login", "Keep the token and the certificate of a server."),
+            ("submit", "Queue segmentations on a server and leave."),
+            ("jobs", "List, watch, cancel, retry and download jobs."),
+            ("uploads", "List and remove what lies on a server."),
         ),
         "More": (
             ("simulate", "Make tomograms or nuclei with known labels."),

@@ -8,7 +8,8 @@ import click
 
 from lamella.cli.console import Console
 from lamella.cli.failure import EXIT_INPUT
-from lamella.cli.parameters import answer_options, console_of, input_options
+from lamella.cli.parameters import answer_options, console_of, input_options, is_given
+from lamella.cli.remote import elsewhere_options
 from lamella.cli.segmenting import (
     build_request,
     objects_options,
@@ -53,6 +54,7 @@ _LABEL_SUFFIXES = (
     help="Go on with unfinished work (default), or start anew whatever the folder holds.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the output; run a finished run again.")
+@elsewhere_options
 @answer_options
 def command(
     inputs: Sequence[Path],
@@ -67,12 +69,19 @@ def command(
     """Segment each of INPUTS and leave a run folder with labels, objects and a report.
 
     Interrupted? The same command again goes on where it stopped, and the labels are the same
-    to the last bit.
+    to the last bit. With --server the same happens on a server, and the run comes here.
     """
     from lamella.workflows.segment import RunOptions
 
     console = console_of(words)
     jobs = _plan(inputs, output, run_dir, words["model"])
+    if words["server"] is not None:
+        from lamella.cli.segment_remote import segment_remotely
+
+        flags = {"resume": resume, "overwrite": overwrite, "trust": trust}
+        return segment_remotely(jobs, words | flags, console)
+    if is_given(words, "token", "pin", "insecure"):
+        raise InputError("--token, --pin and --insecure are about a server", hint="add --server")
     runs: list[Run] = []
     problems: list[tuple[Path, LamellaError]] = []
     for path, folder, export in jobs:

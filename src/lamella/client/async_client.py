@@ -20,7 +20,7 @@ from lamella.client.drive_async import AsyncDriver
 from lamella.client.flow import Flow
 from lamella.client.job import WatchOptions, act, outcome, show
 from lamella.client.memory import open_memory
-from lamella.client.order import Started, fetch, follow, start
+from lamella.client.order import Order, Started, fetch, follow, start
 from lamella.client.source import prepare_upload
 from lamella.client.upload import upload_volume
 from lamella.core.progress import SilentSink
@@ -28,7 +28,7 @@ from lamella.wire.event import EventSink, RunEvent
 from lamella.wire.job import JobDoc
 from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
-from lamella.workflows.api import Input, options_of, run_folder_name
+from lamella.workflows.api import Input, make_request, options_of, run_folder_name
 from lamella.workflows.run import Run
 
 __all__ = ["AsyncClient", "AsyncRemoteRun"]
@@ -143,9 +143,22 @@ class AsyncClient:
     ) -> AsyncRemoteRun:
         """Upload an input and queue the job; see :meth:`lamella.Client.segment`."""
         folder = Path(run_dir) if run_dir is not None else Path(run_folder_name(source, model))
-        order = ask_for.order_of(
-            source, model, options, folder=folder, fresh=fresh, overwrite=overwrite
+        request = make_request(source, model, options)
+        return await self.segment_request(
+            request, folder, sink=sink, fresh=fresh, overwrite=overwrite
         )
+
+    async def segment_request(
+        self,
+        request: SegmentRequest,
+        folder: Path,
+        *,
+        sink: EventSink | None = None,
+        fresh: bool = False,
+        overwrite: bool = False,
+    ) -> AsyncRemoteRun:
+        """As :meth:`segment`, for a request that is complete."""
+        order = Order(ask_for.placed(request), folder, fresh=fresh, overwrite=overwrite)
         started: Started = await self.drive(start(self.context, order), sink)
         return AsyncRemoteRun(self, started.job, folder, order.request, started.run)
 
@@ -161,11 +174,25 @@ class AsyncClient:
         **options: Any,
     ) -> AsyncRemoteRun:
         """Upload an input and queue a job, leaving nothing here."""
-        order = ask_for.order_of(
-            source, model, options, name=name, priority=priority, exports=exports
+        request = make_request(source, model, options)
+        return await self.submit_request(
+            request, name=name, priority=priority, exports=exports, sink=sink
         )
+
+    async def submit_request(
+        self,
+        request: SegmentRequest,
+        *,
+        name: str = "",
+        priority: int = 0,
+        exports: tuple[str, ...] = (),
+        sink: EventSink | None = None,
+    ) -> AsyncRemoteRun:
+        """As :meth:`submit`, for a request that is complete."""
+        placed = ask_for.placed(request)
+        order = Order(placed, name=name, priority=priority, exports=exports)
         started: Started = await self.drive(start(self.context, order), sink)
-        return AsyncRemoteRun(self, started.job, None, order.request)
+        return AsyncRemoteRun(self, started.job, None, placed)
 
     async def job(self, job_id: str) -> AsyncRemoteRun:
         """A job by its id."""

@@ -19,7 +19,7 @@ from lamella.client.drive import Driver
 from lamella.client.flow import Flow
 from lamella.client.job import WatchOptions, act, outcome, show
 from lamella.client.memory import open_memory
-from lamella.client.order import Started, fetch, follow, start
+from lamella.client.order import Order, Started, fetch, follow, start
 from lamella.client.source import prepare_upload
 from lamella.client.upload import upload_volume
 from lamella.core.progress import SilentSink
@@ -27,7 +27,7 @@ from lamella.wire.event import EventSink, RunEvent
 from lamella.wire.job import JobDoc
 from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
-from lamella.workflows.api import Input, options_of, run_folder_name
+from lamella.workflows.api import Input, make_request, options_of, run_folder_name
 from lamella.workflows.run import Run
 
 __all__ = ["Client", "RemoteRun"]
@@ -175,9 +175,20 @@ class Client:
             LamellaError: saying what is wrong and what to do.
         """
         folder = Path(run_dir) if run_dir is not None else Path(run_folder_name(source, model))
-        order = ask_for.order_of(
-            source, model, options, folder=folder, fresh=fresh, overwrite=overwrite
-        )
+        request = make_request(source, model, options)
+        return self.segment_request(request, folder, sink=sink, fresh=fresh, overwrite=overwrite)
+
+    def segment_request(
+        self,
+        request: SegmentRequest,
+        folder: Path,
+        *,
+        sink: EventSink | None = None,
+        fresh: bool = False,
+        overwrite: bool = False,
+    ) -> RemoteRun:
+        """As :meth:`segment`, for a request that is complete."""
+        order = Order(ask_for.placed(request), folder, fresh=fresh, overwrite=overwrite)
         started: Started = self.drive(start(self.context, order), sink)
         return RemoteRun(self, started.job, folder, order.request, started.run)
 
@@ -203,11 +214,25 @@ class Client:
             sink: progress and cancellation of the upload.
             **options: as for :func:`lamella.segment`.
         """
-        order = ask_for.order_of(
-            source, model, options, name=name, priority=priority, exports=exports
+        request = make_request(source, model, options)
+        return self.submit_request(
+            request, name=name, priority=priority, exports=exports, sink=sink
         )
+
+    def submit_request(
+        self,
+        request: SegmentRequest,
+        *,
+        name: str = "",
+        priority: int = 0,
+        exports: tuple[str, ...] = (),
+        sink: EventSink | None = None,
+    ) -> RemoteRun:
+        """As :meth:`submit`, for a request that is complete."""
+        placed = ask_for.placed(request)
+        order = Order(placed, name=name, priority=priority, exports=exports)
         started: Started = self.drive(start(self.context, order), sink)
-        return RemoteRun(self, started.job, None, order.request)
+        return RemoteRun(self, started.job, None, placed)
 
     def job(self, job_id: str) -> RemoteRun:
         """A job by its id.

@@ -15,13 +15,14 @@ import uuid
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from lamella.client.download import download
-from lamella.client.flow import Do, Flow, Tell
+from lamella.client.flow import Do, Flow, Request, Tell
 from lamella.client.job import WatchOptions, act, show, submit, watch
 from lamella.client.landing import DOWNLOADS, REMOTE, settle, unpack
 from lamella.client.memory import Memory, open_memory
-from lamella.client.patience import Patience
+from lamella.client.patience import Patience, Trouble, ask, error_of
 from lamella.client.previews import PreviewWriter
 from lamella.client.source import Upload, prepare_upload
 from lamella.client.upload import UploadOptions, digest_of, upload_volume
@@ -33,6 +34,7 @@ from lamella.core.errors import (
     RunCancelledError,
     RunError,
     ServerConnectionError,
+    UnknownModelError,
 )
 from lamella.core.progress import SilentSink
 from lamella.models.part import PartFile, open_part
@@ -116,6 +118,7 @@ def start(context: Context, order: Order) -> Flow[Started]:
     if not is_remote_path(order.request.input.path):
         # Whatever is wrong with the input is said before it is uploaded.
         yield Do(partial(open_input, order.request.input))
+    yield from _check_model(context, order.request)
     if order.folder is None:
         job = yield from _submit(context, order, uuid.uuid4().hex)
         return Started(job)
@@ -210,6 +213,26 @@ def _check_request(request: SegmentRequest) -> None:
             f"the model {request.model} is a folder on this machine; the server has its own",
             hint="choose one of `lamella jobs models`, or have this one imported on the server",
         )
+
+
+def _check_model(context: Context, request: SegmentRequest) -> Flow[None]:
+    """Say before the upload that the server does not have the model.
+
+    Models that an engine finds by itself (``classical:otsu``) are judged with the job.
+    """
+    if ":" in request.model or request.engine is not None:
+        return
+    address = f"models/{quote(request.model, safe='')}"
+    answer = yield from ask(Request("GET", address), Trouble(context.patience), 404, 403)
+    if answer.is_success and answer.json().get("is_here") is False:
+        raise UnknownModelError(
+            f"the server does not have the model {request.model!r} yet",
+            hint="ask whoever runs it for `lamella models pull` there; `lamella jobs models`"
+            " lists what it has",
+        )
+    error = None if answer.is_success else error_of(answer)
+    if isinstance(error, UnknownModelError):
+        raise error
 
 
 def _start_in(context: Context, order: Order, folder: RunFolder) -> Flow[Started]:

@@ -5,31 +5,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lamella.client.flow import Flow, Request
-from lamella.client.order import Context, Order, is_remote_path
+from lamella.client.order import Context, is_remote_path
 from lamella.client.patience import Trouble, ask
 from lamella.core.errors import ServerConnectionError
 from lamella.wire.job import JobDoc, JobPage
+from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
-from lamella.workflows.api import Input, make_request
 
-__all__ = ["jobs", "listing", "log", "models", "order_of", "plain", "remove", "uploads", "volumes"]
+__all__ = ["jobs", "listing", "log", "models", "placed", "plain", "remove", "uploads", "volumes"]
 
 T = TypeVar("T")
 _PAGE = 200
 
 
-def order_of(source: Input, model: str, options: dict[str, Any], **words: Any) -> Order:
-    """What is asked for, from the arguments of a call.
-
-    Raises:
-        InputError: for an option that does not exist.
-    """
-    request = make_request(source, model, options)
+def placed(request: SegmentRequest) -> SegmentRequest:
+    """The request with its input's path made whole, where it is one of this machine."""
     path = request.input.path
-    if not is_remote_path(path) and not path.startswith("memory:"):
-        own = request.input.model_copy(update={"path": str(Path(path).expanduser().absolute())})
-        request = request.model_copy(update={"input": own})
-    return Order(request, **words)
+    if path.startswith("s3:/") and not path.startswith("s3://"):
+        # pathlib takes the second slash away.
+        path = "s3://" + path.removeprefix("s3:/")
+    elif not is_remote_path(path) and not path.startswith("memory:"):
+        path = str(Path(path).expanduser().absolute())
+    own = request.input.model_copy(update={"path": path})
+    return request.model_copy(update={"input": own})
 
 
 def plain(context: Context, method: str, path: str) -> Flow[Any]:

@@ -47,7 +47,7 @@ from lamella.workflows.versions import package_versions
 if TYPE_CHECKING:
     from lamella.measurement import ObjectTable
 
-__all__ = ["RunOptions", "segment"]
+__all__ = ["RunOptions", "check_export", "segment"]
 
 T = TypeVar("T")
 # What the user did on purpose is worth a line, not a warning.
@@ -102,7 +102,7 @@ def segment(
     listener = sink or SilentSink()
     folder = RunFolder(options.run_dir)
     folder.check_ours()
-    _check_export(options, request)
+    check_export(options.export, request, overwrite=options.overwrite)
     prepared = prepare(request, volume, listener, places=options.places)
     check_disk(prepared.volume, folder.path)
     _check_restoration(prepared, options)
@@ -182,21 +182,24 @@ def _differences(manifest: RunManifest, prepared: Prepared) -> list[str]:
     return changed
 
 
-def _check_export(options: RunOptions, request: SegmentRequest) -> None:
-    """Say now, not after an hour, that the output cannot be written."""
-    if options.export is None:
+def check_export(export: Path | None, request: SegmentRequest, *, overwrite: bool) -> None:
+    """Say now, not after an hour, that the output cannot be written.
+
+    Raises:
+        OutputExistsError: when it is there and may not be replaced.
+        InputError: and its kin, when its format cannot hold labels of this input.
+    """
+    if export is None:
         return
-    writer = find_writer(options.export)
+    writer = find_writer(export)
     writer.load()
     if writer.id.startswith("dicom-seg"):
         from lamella.io.dicom_source import check_source
 
         named = request.input.path
-        check_source(None if named.startswith("memory:") else Path(named), options.export)
-    if options.export.exists() and not options.overwrite:
-        raise OutputExistsError(
-            f"{options.export} is already there", hint="use --overwrite to replace it"
-        )
+        check_source(None if named.startswith("memory:") else Path(named), export)
+    if export.exists() and not overwrite:
+        raise OutputExistsError(f"{export} is already there", hint="use --overwrite to replace it")
 
 
 def _check_restoration(prepared: Prepared, options: RunOptions) -> None:
