@@ -29,6 +29,7 @@ class _Place:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     holder: Hold | None = None
     n_users: int = 0
+    n_asked: int = 0
 
 
 class UploadLocks:
@@ -51,9 +52,12 @@ class UploadLocks:
         """
         place = self._places.setdefault(upload, _Place())
         place.n_users += 1
+        place.n_asked += 1
+        number = place.n_asked
         try:
             await self._acquire(upload, place)
-            hold = place.holder = Hold()
+            # Whoever came while this one waited wants it to let go as well: the newest wins.
+            hold = place.holder = Hold(is_interrupted=number != place.n_asked)
             try:
                 yield hold
             finally:

@@ -1,0 +1,190 @@
+"""Bodies that come whole, are cut, fall silent, or are taken over by the next request."""
+
+import asyncio
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lamella.core.errors import ConflictError
+from lamella.server.problems import ProtocolError
+from lamella.server.uploads.file import DATA_NAME, UploadFile, create_folder
+from lamella.server.uploads.locks import Hold, UploadLocks
+from lamella.server.uploads.receive import BodyReceiver
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "upload"
+    create_folder(path)
+    return path
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def body_of(*messages):
+    """A `receive` that gives messages and then waits for ever."""
+    left = list(messages)
+
+    async def receive():
+        if left:
+            return left.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return receive
+
+
+def piece(body, more=True):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+CUT = {"type": "http.disconnect"}
+
+
+def run(receiver, folder, messages, hold=None, limit=100, check=None):
+    async def whole():
+        with UploadFile(folder) as file:
+            got = await receiver(file, body_of(*messages), hold or Hold(), limit, check)
+            return got, file.commit()
+
+    return asyncio.run(whole())
+
+
+@pytest.fixture
+def receiver(threads):
+    async def receive(file, body, hold, limit, check, silence_s=60.0):
+        made = BodyReceiver(threads, silence_s)
+        return await made.receive(body, file, hold, limit, check)
+
+    return receive
+
+
+def test_a_whole_body(receiver, folder):
+    check = hashlib.sha1(usedforsecurity=False)
+    got, offset = run(receiver, folder, [piece(b"abc"), piece(b"de", False)], check=check)
+    assert (got.end, got.n_bytes, offset) == ("whole", 5, 5)
+    assert (folder / DATA_NAME).read_bytes() == b"abcde"
+    assert check.hexdigest() == hashlib.sha1(b"abcde", usedforsecurity=False).hexdigest()
+
+
+def test_a_cut_body_keeps_what_came(receiver, folder):
+    got, offset = run(receiver, folder, [piece(b"abc"), CUT])
+    assert (got.end, offset) == ("cut", 3)
+
+
+def test_more_than_was_announced_is_refused(receiver, folder):
+    with pytest.raises(ProtocolError) as refused:
+        run(receiver, folder, [piece(b"abc"), piece(b"defg")], limit=5)
+    assert refused.value.status == 413
+
+
+def test_a_silent_connection_is_given_up(threads, folder):
+    async def whole():
+        with UploadFile(folder) as file:
+            made = BodyReceiver(threads, silence_s=0.05)
+            got = await made.receive(body_of(piece(b"abc")), file, Hold(), 100)
+            return got, file.commit()
+
+    got, offset = asyncio.run(whole())
+    assert (got.end, offset) == ("silent", 3)
+
+
+def test_the_next_request_takes_over_from_a_dead_connection(threads, folder):
+    """The first body never ends; the second request does not wait for it."""
+
+    async def send(locks, receiver, messages, seen):
+        async with locks.hold("u") as hold:
+            with UploadFile(folder) as file:
+                seen.append(file.offset)
+                got = await receiver.receive(body_of(*messages), file, hold, 100)
+                file.commit()
+                return got.end
+
+    async def whole():
+        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads)
+        seen: list[int] = []
+        dead = asyncio.create_task(send(locks, receiver, [piece(b"abc")], seen))
+        await asyncio.sleep(0.05)
+        assert locks.is_held("u")
+        alive = asyncio.create_task(send(locks, receiver, [piece(b"de", False)], seen))
+        ends = await asyncio.wait_for(asyncio.gather(dead, alive), 5)
+        assert not locks.is_held("u")
+        return ends, seen
+
+    ends, seen = asyncio.run(whole())
+    assert ends == ["interrupted", "whole"]
+    assert seen == [0, 3]  # what the dead one had sent was kept
+    assert (folder / DATA_NAME).read_bytes() == b"abcde"
+
+
+def test_many_takeovers_in_a_row_leave_one_writer(threads, folder):
+    async def whole():
+        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads)
+        n_inside = 0
+
+        async def send():
+            nonlocal n_inside
+            async with locks.hold("u") as hold:
+                n_inside += 1
+                assert n_inside == 1
+                with UploadFile(folder) as file:
+                    await receiver.receive(body_of(piece(b"x")), file, hold, 100)
+                    file.commit()
+                n_inside -= 1
+
+        tasks = [asyncio.create_task(send()) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        async with locks.hold("u"):
+            pass
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        return locks
+
+    locks = asyncio.run(whole())
+    assert not locks.is_held("u")
+
+
+def test_a_request_that_will_not_end_is_a_conflict(threads):
+    async def whole():
+        locks = UploadLocks(patience_s=0.05)
+        async with locks.hold("u"):
+            with pytest.raises(ConflictError, match="still being written"):
+                async with locks.hold("u"):
+                    pass
+        async with locks.hold("u"):
+            pass
+
+    asyncio.run(whole())
+
+
+def test_cancelling_a_request_waits_for_its_write(threads, folder):
+    """A lock is never given back while a thread still writes."""
+
+    class Slow(UploadFile):
+        n_writing = 0
+
+        def write(self, pieces, check=None):
+            import time
+
+            Slow.n_writing += 1
+            time.sleep(0.2)
+            super().write(pieces, check)
+            Slow.n_writing -= 1
+
+    async def whole():
+        with Slow(folder) as file:
+            big = piece(bytes(5 * 2**20))
+            receiver = BodyReceiver(threads)
+            task = asyncio.create_task(receiver.receive(body_of(big, big), file, Hold(), 2**30))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert Slow.n_writing == 0
+            return file.end
+
+    assert asyncio.run(whole()) == 10 * 2**20
