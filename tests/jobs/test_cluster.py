@@ -1,13 +1,26 @@
 """A Dask cluster of processes of its own keeps what executors promise, and something more."""
 
+import os
+import signal
+import time
+
 import pytest
 
 from lamella.core.errors import InputError, ServerConnectionError
-from lamella.jobs.attempt import Outcome
+from lamella.jobs.attempt import Outcome, Work, begin_attempt
 from lamella.jobs.cluster import ClusterExecutor, ClusterOptions
+from lamella.testing import job_functions as does
 from lamella.testing.dask import run_dask
 from lamella.testing.dispatch import DispatcherContract
-from lamella.testing.executor import ExecutorContract
+from lamella.testing.executor import (
+    ExecutorContract,
+    ends_of,
+    id_of,
+    is_running,
+    pid_of,
+    told_in,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,21 +29,269 @@ def dask(tmp_path_factory):
         yield site
 
 
-@pytest.fixture(autouse=True)
-def _address(request, dask):
-    if request.cls is not None:
-        request.cls.address = dask.address
-
-
 class TestCluster(ExecutorContract):
+    @pytest.fixture(autouse=True)
+    def _dask(self, dask):
+        self.address = dask.address
+
     def make_executor(self, folder):
         return ClusterExecutor(ClusterOptions(scheduler=self.address, grace_s=self.grace_s))
 
 
 class TestQueueOnCluster(DispatcherContract):
+    """The suite of the embedded queue, unchanged, on PostgreSQL and Dask."""
+
+    @pytest.fixture(autouse=True)
+    def _servers(self, dask, postgres_url):
+        self.address, self.url = dask.address, postgres_url
+
+    def make_url(self, folder):
+        return self.url
+
     def executor_source(self):
         return (
             "from lamella.jobs.cluster import ClusterExecutor, ClusterOptions\n"
             f"options = ClusterOptions(scheduler={self.address!r}, grace_s={self.grace_s})\n"
             "executor = ClusterExecutor(options)\n"
         )
+
+    def test_a_job_goes_on_while_the_server_is_away_and_is_adopted(self, site):
+        job_id = site.add("count", n=300, pause_s=0.005)
+        with site.serving():
+            pid = pid_of(site.folder_of(job_id), None)
+        assert site.store.get(job_id).state == "running"
+        assert is_running(pid)
+        with site.serving() as dispatcher:
+            record = site.ended(job_id)
+            assert told_in(dispatcher.log(job_id)) == list(range(300))
+        assert (record.state, record.attempt) == ("finished", 1)
+
+    def test_a_job_that_ended_while_the_server_was_away_is_adopted_too(self, site):
+        job_id = site.add("count", n=40, pause_s=0.005)
+        with site.serving():
+            pid_of(site.folder_of(job_id), None)
+        wait_for(lambda: Outcome.read(site.folder_of(job_id), 1) is not None, "the outcome")
+        with site.serving():
+            record = site.ended(job_id)
+        assert (record.state, record.attempt, record.result["n"]) == ("finished", 1, 40)
+
+
+def start(executor, job, function, resources=None, **document):
+    begin_attempt(job, 1)
+    name = does.name_of(function)
+    executor.start(Work(id_of(job), 1, "test", name, document, job, resources or {}))
+
+
+class TestSites:
+    def test_gpu_workers_and_others(self, tmp_path):
+        with run_dask(tmp_path, 1, "--resources", "GPU=1") as site:
+            site.start_workers(1)
+            executor = ClusterExecutor(ClusterOptions(scheduler=site.address))
+            try:
+                both = {"cpu": 2.0, "gpu": 1.0}
+                wait_for(lambda: executor.capacity() == both, "both workers")
+                assert executor.limits()["gpu"] == 1
+                start(executor, tmp_path / "a", does.wait, {"gpu": 1.0})
+                assert executor.capacity() == {"cpu": 1.0}
+                start(executor, tmp_path / "b", does.count, n=2)
+                assert ends_of(executor, [(id_of(tmp_path / "b"), 1)])[0].kind == "outcome"
+                executor.cancel(id_of(tmp_path / "a"), 1)
+                ends_of(executor, [(id_of(tmp_path / "a"), 1)])
+                gpu = [fact for fact in executor.workers() if "gpu" in fact.resources]
+                assert len(gpu) == 1
+            finally:
+                executor.close(0.0)
+
+    def test_a_scheduler_that_dies_and_comes_back(self, tmp_path):
+        with run_dask(tmp_path, 1) as site:
+            executor = ClusterExecutor(ClusterOptions(scheduler=site.address))
+            try:
+                wait_for(lambda: executor.capacity()["cpu"] == 1, "a worker")
+                port = int(site.address.rpartition(":")[2])
+                start(executor, tmp_path / "a", does.wait, limit_s=60.0)
+                pid = pid_of(tmp_path / "a", executor)
+                for process in reversed(site.processes):
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                if is_running(pid):
+                    os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: executor.capacity()["cpu"] == 0, "the end of the connection")
+                site.start_scheduler(port)
+                site.start_workers(1)
+                assert ends_of(executor, [(id_of(tmp_path / "a"), 1)])[0].kind == "lost"
+                wait_for(lambda: executor.capacity()["cpu"] == 1, "a worker")
+                start(executor, tmp_path / "b", does.count, n=2)
+                assert ends_of(executor, [(id_of(tmp_path / "b"), 1)])[0].kind == "outcome"
+            finally:
+                executor.close(0.0)
+
+    def test_over_tls_with_certificates_on_both_sides(self, tmp_path):
+        ca, certificate, key = make_certificates(tmp_path)
+        words = ["--tls-ca-file", ca, "--tls-cert", certificate, "--tls-key", key]
+        with run_dask(tmp_path, 1, security=words) as site:
+            assert site.address.startswith("tls://")
+            options = {"tls_ca": ca, "tls_cert": certificate, "tls_key": key}
+            executor = ClusterExecutor(ClusterOptions(scheduler=site.address, **options))
+            try:
+                wait_for(lambda: executor.capacity()["cpu"] == 1, "a worker")
+                start(executor, tmp_path / "a", does.count, n=2)
+                assert ends_of(executor, [(id_of(tmp_path / "a"), 1)])[0].kind == "outcome"
+            finally:
+                executor.close(0.0)
+
+
+_SUBMIT = """#!/bin/sh
+# Runs the job script at once, in a session of its own, and prints its number as {kind} does.
+{read}
+setsid sh "$script" >"{folder}/job.log" 2>&1 &
+echo "$!" >>"{folder}/jobs"
+echo "{answer}"
+"""
+_CANCEL = """#!/bin/sh
+for number in "$@"; do kill -9 -- "-$number" 2>/dev/null; done
+exit 0
+"""
+_BATCH = {
+    "slurm": ("sbatch", "scancel", 'script="$2"; [ "$1" = --parsable ] || script="$1"', "$!"),
+    "pbs": ("qsub", "qdel", 'script="$1"', "$!"),
+    "lsf": (
+        "bsub",
+        "bkill",
+        'script="{folder}/script"; cat >"$script"',
+        "Job <$!> is submitted",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["slurm", "pbs", "lsf"])
+def test_workers_come_as_jobs_of_a_batch_system_and_go(kind, tmp_path, monkeypatch):
+    """The batch system's commands are stand-ins that run what they are given on this machine."""
+    submit, cancel, read, answer = _BATCH[kind]
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    read = read.format(folder=tmp_path)
+    text = _SUBMIT.format(kind=kind, read=read, folder=tmp_path, answer=answer)
+    for name, program in ((submit, text), (cancel, _CANCEL)):
+        (programs / name).write_text(program)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    options = {
+        "cores": 2,
+        "memory": "2 GB",
+        "walltime": "00:10" if kind == "lsf" else "00:10:00",
+        "interface": "lo",
+        "local_directory": str(tmp_path),
+        "maximum": 2,
+        "scheduler_options": {"dashboard_address": None},
+    }
+    if kind == "lsf":
+        options |= {"use_stdin": True, "lsf_units": "mb", "ncpus": 2, "mem": 2 << 30}
+    executor = ClusterExecutor(
+        ClusterOptions(kind=kind, options=options, resources={"gpu": 1.0}, grace_s=2.0)
+    )
+    try:
+        assert executor.capacity() == {"cpu": 2.0, "gpu": 2.0}
+        assert not (tmp_path / "jobs").exists(), "workers come when there is work"
+        start(executor, tmp_path / "a", does.look, {"gpu": 1.0})
+        assert ends_of(executor, [(id_of(tmp_path / "a"), 1)])[0].kind == "outcome"
+        seen = Outcome.read(tmp_path / "a", 1).result
+        assert seen["environment"]["OMP_NUM_THREADS"] == "2"
+        start(executor, tmp_path / "b", does.wait)
+        pid_of(tmp_path / "b", executor)
+    finally:
+        executor.close(5.0)
+    assert Outcome.read(tmp_path / "b", 1).status == "cancelled"
+    wait_for(lambda: not is_running(seen["pid"]), "the end of the workers")
+
+
+def test_what_waits_for_a_worker_that_never_comes_is_called_back(tmp_path):
+    options = ClusterOptions(kind="local", options={"maximum": 1}, resources={"gpu": 1.0})
+    executor = ClusterExecutor(options)
+    try:
+        executor._cluster.adapt(minimum=0, maximum=0)
+        start(executor, tmp_path / "a", does.count, n=1)
+        assert executor.capacity()["cpu"] == 0
+        time.sleep(0.3)
+        executor.cancel(id_of(tmp_path / "a"), 1)
+        (report,) = ends_of(executor, [(id_of(tmp_path / "a"), 1)])
+        assert report.kind == "outcome"
+        assert Outcome.read(tmp_path / "a", 1).status == "cancelled"
+        assert not (tmp_path / "a" / "told.txt").exists()
+    finally:
+        executor.close(0.0)
+
+
+class TestBadInput:
+    def test_no_scheduler_answers(self, monkeypatch):
+        monkeypatch.setattr("lamella.jobs.batch_system._CONNECT_S", 0.5)
+        with pytest.raises(ServerConnectionError, match="no Dask scheduler answers") as caught:
+            ClusterExecutor(ClusterOptions(scheduler="tcp://127.0.0.1:1"))
+        assert "dask scheduler" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({}, "name either"),
+            ({"scheduler": "tcp://a:1", "kind": "slurm"}, "name either"),
+            ({"scheduler": "gpu.lab:8786"}, "gpu.lab:8786"),
+        ],
+    )
+    def test_options_that_name_no_cluster(self, options, words):
+        with pytest.raises(InputError, match=words):
+            ClusterOptions(**options)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"minimum": 3, "maximum": 2}, {"cores": 1}, {"cores": 1, "memory": "1GB", "moon": 1}],
+    )
+    def test_options_that_make_no_cluster(self, options):
+        with pytest.raises(InputError):
+            ClusterExecutor(ClusterOptions(kind="slurm", options=options))
+
+
+def make_certificates(folder):
+    """An authority of one's own that signed a certificate for 127.0.0.1; PEM files."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now = datetime.datetime.now(datetime.UTC)
+    day = datetime.timedelta(days=1)
+
+    def sign(name, key, issuer, issuer_key, *, is_ca):
+        builder = x509.CertificateBuilder(issuer_name=issuer, subject_name=name)
+        builder = builder.public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+        constraints = x509.BasicConstraints(ca=is_ca, path_length=None)
+        builder = builder.add_extension(constraints, critical=True)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        return builder.sign(issuer_key, hashes.SHA256())
+
+    def called(text):
+        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+    def write(name, content):
+        path = folder / name
+        path.write_bytes(content)
+        return str(path)
+
+    pem = serialization.Encoding.PEM
+    ca_key, own_key = (
+        ec.generate_private_key(ec.SECP256R1()),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
+    ca = sign(called("authority"), ca_key, called("authority"), ca_key, is_ca=True)
+    own = sign(called("dask"), own_key, called("authority"), ca_key, is_ca=False)
+    secret = own_key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (
+        write("ca.pem", ca.public_bytes(pem)),
+        write("own.pem", own.public_bytes(pem)),
+        write("own.key", secret),
+    )

@@ -412,7 +412,7 @@ class ClusterExecutor:
         task.kill_at = time.monotonic() + self.options.grace_s
         self._client.cancel([task.future], force=True)
         with suppress(OSError):
-            self._client.run(leave, workers=[task.address], on_error="ignore", wait=False)
+            self._client.run(leave, workers=[task.address], on_error="ignore")
         deadline = time.monotonic() + 3.0
         while task.address in self._workers and time.monotonic() < deadline:
             time.sleep(0.05)

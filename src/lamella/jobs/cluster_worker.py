@@ -46,5 +46,5 @@ def cancel_here(job_id: str, attempt: int) -> None:
 
 
 def leave() -> None:
-    """End this process at once; its nanny starts another."""
-    os._exit(70)
+    """End this process as soon as the answer is out; its nanny starts another."""
+    threading.Timer(0.05, os._exit, (70,)).start()

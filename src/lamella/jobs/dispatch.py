@@ -25,7 +25,6 @@ from lamella.core.errors import (
     ConflictError,
     InputError,
     LamellaError,
-    RunError,
     StorageError,
     UnknownIdError,
 )
@@ -42,7 +41,7 @@ __all__ = ["DispatchOptions", "Dispatcher", "Listener"]
 _LOGGER = logging.getLogger(__name__)
 _POLL_S = 0.5
 _PROGRESS_FIELDS = ("stage", "done", "total", "unit", "eta_s")
-_TROUBLE_S = 5.0
+_TROUBLE_S = 2.0
 _GONE = Problem(
     code="run_failed",
     message="the worker is gone",
@@ -264,29 +263,42 @@ class Dispatcher:
     def _begin(self, record: JobRecord) -> None:
         held = self._hold(record)
         try:
-            self._check_kind(record.kind)
-            begin_attempt(held.work.folder, record.attempt)
+            self._check_possible(record)
             held.work = replace(held.work, document=self._prepare(record))
-            self.changed(record.id)
-            self.executor.start(held.work)
-        except (ConflictError, StorageError, RunError) as error:
-            # Not the job's fault: a folder that remembers a newer attempt (a database put back
-            # from a copy), a full disk, a worker that has died since it was counted.
-            _LOGGER.warning("job %s could not be started: %s", record.id, error)
-            if isinstance(error, StorageError):
-                self._claim_at = time.monotonic() + _TROUBLE_S
-            self._end(held, lambda: self.store.release(record.id, record.attempt))
         except Exception as error:
             if not isinstance(error, LamellaError):
                 _LOGGER.exception("job %s could not be prepared", record.id)
-            problem = Problem.from_error(error)
-            self._end(held, lambda: self.store.fail(record.id, record.attempt, problem))
+            fail = partial(self.store.fail, record.id, record.attempt, Problem.from_error(error))
+            self._end(held, fail)
+            return
+        try:
+            begin_attempt(held.work.folder, record.attempt)
+            self.changed(record.id)
+            self.executor.start(held.work)
+        except LamellaError as error:
+            # Not the job's fault: a full disk, a worker that has died since it was counted, a
+            # folder that remembers a newer attempt (a database put back from a copy).
+            _LOGGER.warning("job %s could not be started: %s", record.id, error)
+            is_grave = not isinstance(error, ConflictError)
+            self._claim_at = time.monotonic() + (_TROUBLE_S if is_grave else 0.0)
+            self._end(held, partial(self.store.release, record.id, record.attempt))
 
-    def _check_kind(self, kind: str) -> None:
-        if kind not in self._functions:
+    def _check_possible(self, record: JobRecord) -> None:
+        if record.kind not in self._functions:
             raise InputError(
-                f"this server runs no jobs of kind {kind!r}",
+                f"this server runs no jobs of kind {record.kind!r}",
                 hint=f"it runs {', '.join(sorted(self._functions))}",
+            )
+        limits = self.executor.limits()
+        too_much = {
+            name: amount
+            for name, amount in record.resources.items()
+            if amount > limits.get(name, 0.0)
+        }
+        if too_much:
+            raise InputError(
+                f"the job needs {too_much}, and no worker here has more than {limits}",
+                hint="ask for less, or start the server with such workers",
             )
 
     def _hold(self, record: JobRecord) -> _Held:

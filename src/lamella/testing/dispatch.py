@@ -18,7 +18,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,6 +133,7 @@ class Site:
 
 
 _PROGRAM = """
+import os
 import time
 from pathlib import Path
 {source}
@@ -149,6 +150,7 @@ dispatcher = Dispatcher(
     options=DispatchOptions(lease_s=30.0, idle_s=0.2, renew_s=0.3),
 )
 dispatcher.start()
+Path({folder!r}, f"server-{{os.getpid()}}").touch()
 time.sleep(600)
 """
 
@@ -307,9 +309,10 @@ class DispatcherContract(ABC):
         jobs = [site.add("count", n=200, pause_s=0.003) for _ in range(3)]
         for _ in range(4):
             with site.server() as process:
-                with suppress(AssertionError):
-                    wait_for(lambda: "running" in site.store.counts(), "a running job", 15.0)
-                time.sleep(moments.uniform(0.0, 0.4))
+                # Also in the middle of taking up what the last one left.
+                sign = site.folder / f"server-{process.pid}"
+                wait_for(sign.exists, "a server that serves")
+                time.sleep(moments.uniform(0.0, 0.8))
                 process.send_signal(signal.SIGKILL)
         with site.serving() as dispatcher:
             for job_id in jobs:

@@ -31,7 +31,17 @@ from lamella.jobs.executor import Executor, Report
 from lamella.jobs.log import JobLog
 from lamella.testing import job_functions as does
 
-__all__ = ["ExecutorContract", "id_of", "is_running", "messages_of", "pid_of", "wait_for"]
+__all__ = [
+    "ExecutorContract",
+    "check_numbers",
+    "ends_of",
+    "id_of",
+    "is_running",
+    "messages_of",
+    "pid_of",
+    "told_in",
+    "wait_for",
+]
 
 _LONG_S = 30.0
 
