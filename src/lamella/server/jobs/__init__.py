@@ -1,0 +1,1 @@
+"""Jobs over HTTP: submitted, checked, shown, cancelled, retried, removed."""
