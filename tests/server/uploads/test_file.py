@@ -111,7 +111,7 @@ def test_the_running_hash_is_that_of_the_bytes(tmp_path_factory, steps):
                 running = RunningHash()
                 file = UploadFile(folder, running)
             case "catch up":
-                running.catch_up(path, lambda: file.end)
+                running.catch_up(path, lambda end=file.end: end)
     file.commit()
     file.close()
     running.catch_up(path, lambda: file.end)
