@@ -1,5 +1,6 @@
 """``lamella login``: keep the token and the certificate of a server."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +64,7 @@ def command(url: str, token: str | None, pin: str | None, forget: bool, **words:
 
 def _secret(given: str | None, from_environment: str | None) -> str:
     if given == "-":
-        given = click.get_text_stream("stdin").readline()
+        given = sys.stdin.readline()
     asked = given or from_environment or click.prompt("token", hide_input=True, err=True)
     secret = str(asked).strip()
     if not secret or not secret.isascii() or any(c.isspace() for c in secret):
