@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from lamella.core.errors import InputError, ServerConnectionError
@@ -15,6 +16,8 @@ ClusterKind = Literal["", "local", "slurm", "pbs", "lsf"]
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 _CONNECT_S = 10.0
+# It has no log-in, so it is not for the network; a free port is one that nobody else has taken.
+_NO_DASHBOARD = "127.0.0.1:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class ClusterOptions:
         options: arguments of dask-jobqueue's cluster (``cores``, ``memory``, ``queue``, ...), and
             ``minimum`` and ``maximum``: how many workers there are at least and at most.
         resources: tags of every worker that is started here, such as ``{"gpu": 1}``.
+        folder: seen by all nodes, for the certificates of a cluster that is started here; without
+            it, and without certificates of one's own, its connections are not encrypted.
         tls_ca: certificate of the authority that signed scheduler, workers and this client.
         tls_cert: certificate of this client.
         tls_key: its key.
@@ -38,6 +43,7 @@ class ClusterOptions:
     kind: ClusterKind = ""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     resources: Mapping[str, float] = field(default_factory=dict[str, float])
+    folder: str = ""
     tls_ca: str = ""
     tls_cert: str = ""
     tls_key: str = ""
@@ -103,7 +109,11 @@ def start_cluster(options: ClusterOptions) -> Any:
     try:
         if options.kind == "local":
             cluster = _distributed().LocalCluster(
-                **{"n_workers": minimum, "threads_per_worker": 1, "dashboard_address": None}
+                **{
+                    "n_workers": minimum,
+                    "threads_per_worker": 1,
+                    "dashboard_address": _NO_DASHBOARD,
+                }
                 | {"resources": _dask_resources(options)}
                 | given
             )
@@ -113,7 +123,7 @@ def start_cluster(options: ClusterOptions) -> Any:
                 **_jobqueue_arguments(options, given)
             )
         cluster.adapt(minimum=minimum, maximum=maximum, interval="1s", wait_count=30)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"the {options.kind} cluster does not take these options: {error}",
             hint="see the arguments of dask-jobqueue's clusters; cores and memory are needed",
@@ -135,15 +145,38 @@ def _jobqueue_arguments(options: ClusterOptions, given: dict[str, Any]) -> dict[
         f"export {name}={max(1, n_threads)}"
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     ]
-    return (
-        {"processes": 1, "job_name": "lamella-worker"}
-        | given
-        | {
-            "worker_extra_args": extra,
-            "job_script_prologue": prologue,
-            "security": given.get("security") or _security(options),
-        }
-    )
+    scheduler = {"dashboard_address": _NO_DASHBOARD} | given.pop("scheduler_options", {})
+    arguments = {"processes": 1, "job_name": "lamella-worker"} | given
+    security = _security(options)
+    if security is None and options.folder:
+        # Whoever reaches a scheduler can run anything on its workers.
+        security = _security(_with_certificates(options))
+    return arguments | {
+        "scheduler_options": scheduler,
+        "worker_extra_args": extra,
+        "job_script_prologue": prologue,
+        "security": security,
+    }
+
+
+def _with_certificates(options: ClusterOptions) -> ClusterOptions:
+    """The same with certificates made for this cluster, in files that only this user can read."""
+    made = _distributed().Security.temporary()
+    folder = Path(options.folder)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    texts = {
+        "tls_ca": made.tls_ca_file,
+        "tls_cert": made.tls_client_cert,
+        "tls_key": made.tls_client_key,
+    }
+    paths: dict[str, str] = {}
+    for name, text in texts.items():
+        path = folder / f"{name}.pem"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="ascii")
+        paths[name] = str(path)
+    return replace(options, **paths)
 
 
 def _dask_resources(options: ClusterOptions) -> dict[str, float]:
