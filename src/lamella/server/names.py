@@ -66,17 +66,18 @@ class PathNames:
     def hide_in_file(self, path: Path) -> None:
         """Rewrite a text file that names such a path; whole or not at all."""
         text = path.read_text("utf-8")
-        hidden = text
-        for written in (self._escaped(), self):
-            hidden = written.hide(hidden)
+        hidden = self._as_in_json().hide(text)
         if hidden == text:
             return
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(hidden, "utf-8")
         partial.replace(path)
 
-    def _escaped(self) -> PathNames:
-        """The same for paths as JSON writes them (umlauts, quotes, backslashes)."""
-        return PathNames(
-            {json.dumps(path)[1:-1]: json.dumps(name)[1:-1] for path, name in self._names.items()}
-        )
+    def _as_in_json(self) -> PathNames:
+        """The same for paths as they are, and as JSON writes them (quotes, umlauts)."""
+        names = dict(self._names)
+        for path, name in self._names.items():
+            for ascii_only in (True, False):
+                written = json.dumps(path, ensure_ascii=ascii_only)[1:-1]
+                names[written] = json.dumps(name, ensure_ascii=ascii_only)[1:-1]
+        return PathNames(names)
