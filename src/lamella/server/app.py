@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lamella.server import health
@@ -21,7 +21,7 @@ from lamella.server.services import Services, open_services
 if TYPE_CHECKING:
     from lamella.server.settings import Settings
 
-__all__ = ["PREFIX", "create_app"]
+__all__ = ["PREFIX", "create_app", "iter_routers"]
 
 PREFIX = "/api/v1"
 
@@ -66,12 +66,8 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     )
     app.state.services = services
     add_problem_handlers(app)
-    for module in _ROUTERS:
-        if _exists(module):
-            found = importlib.import_module(module)
-            for name in ("router", "open_router"):
-                if hasattr(found, name):
-                    app.include_router(getattr(found, name), prefix=PREFIX)
+    for router in iter_routers():
+        app.include_router(router, prefix=PREFIX)
 
     # Where orchestrators look by habit.
     app.include_router(health.router, include_in_schema=False)
@@ -96,6 +92,16 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(SharedOrigins, origins=settings.cors_origins)
     return app
+
+
+def iter_routers() -> Iterator[APIRouter]:
+    """Every router of the application, each below :data:`PREFIX`."""
+    for module in _ROUTERS:
+        if _exists(module):
+            found = importlib.import_module(module)
+            for name in ("router", "open_router"):
+                if hasattr(found, name):
+                    yield getattr(found, name)
 
 
 def _exists(module: str) -> bool:

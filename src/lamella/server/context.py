@@ -29,7 +29,8 @@ logger = logging.getLogger("lamella.server.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/api/v1/health", "/api/v1/ready", "/api/v1/metrics", "/health", "/ready"})
 """Asked every few seconds by machines: logged only for debugging."""
-_STREAMED = "/api/v1/uploads"
+_PREFIX = "/api/v1"
+_STREAMED = f"{_PREFIX}/uploads"
 """Bodies of any length come here, and are written as they come."""
 _MAX_DOCUMENT = 16 * 1024**2
 """Longest body elsewhere: a batch of a thousand jobs has one or two megabytes."""
@@ -176,5 +177,9 @@ def _request_id(scope: Scope) -> str:
 
 def _route(scope: Scope) -> str:
     """The route's template: a label per job would fill the memory of whoever counts."""
-    route = scope.get("route")
-    return getattr(route, "path", None) or "none"
+    template = getattr(scope.get("route"), "path", None)
+    if template is None:
+        return "none"
+    # Routes of an included router know their own part only.
+    is_inside = scope["path"].startswith(_PREFIX) and not template.startswith(_PREFIX)
+    return _PREFIX + template if is_inside else template

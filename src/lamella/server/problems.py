@@ -93,6 +93,7 @@ _HINT_BY_STATUS = {
     404: "/api/v1/docs lists every address",
     405: "the Allow header lists the methods of this address",
 }
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _SECRET_WORDS = ("password", "secret", "token", "signature")
 
 
@@ -303,12 +304,14 @@ def _allowed_methods(connection: HTTPConnection) -> list[str]:
     """Methods of all routes of the path: Starlette names only those of the first one."""
     from starlette.routing import Match
 
-    found: set[str] = set()
-    for route in connection.app.routes:
-        match, _ = route.matches(connection.scope)
-        if match is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
-    return sorted(found)
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**connection.scope, "method": method})[0] is Match.FULL
+            for route in connection.app.routes
+        )
+    ]
 
 
 def _response_entry(status: int) -> dict[str, Any]:
