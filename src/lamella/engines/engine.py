@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from lamella.models.folder import ModelFolder
     from lamella.models.foreign import ForeignModel
+    from lamella.volume.box import Box
     from lamella.volume.labels import Labels
     from lamella.volume.volume import Note, Volume
     from lamella.wire.event import EventSink
@@ -234,6 +235,64 @@ class EngineResult:
     confidence: ConfidenceMaps | None = None
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     is_per_slice: bool = False
+
+
+class BlockRun(Protocol):
+    """A job that was cut into blocks, where it is planned and finished."""
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What a worker needs to know beside the job, as JSON.
+
+        ``document["identity"]`` is the same only where all labels would be.
+        """
+        ...
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Of the labels that the blocks write, (z, y, x); they partition the input."""
+        ...
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles of every block."""
+        ...
+
+    @property
+    def labels(self) -> str | None:
+        """Name of the labels, in the run folder, that are final block by block; None: none are."""
+        ...
+
+    def finish(self) -> EngineResult:
+        """Make the result; called in the process that planned, once every block is on disk."""
+        ...
+
+
+@runtime_checkable
+class BlockEngine(Protocol):
+    """An engine that can have blocks of a volume segmented by several processes.
+
+    Contract:
+        * the labels do not depend on how the volume is cut, nor on who runs which block when;
+        * blocks never write to the same file; a block that is run twice is the same twice;
+        * once ``run_block`` has returned, its labels survive a crash.
+    """
+
+    def open_blocks(
+        self, job: EngineJob, extent: tuple[int, int, int], sink: EventSink
+    ) -> BlockRun:
+        """Look at the input, plan blocks of about ``extent`` voxels, and make room for labels."""
+        ...
+
+    def run_block(
+        self, job: EngineJob, document: Mapping[str, Any], box: Box, sink: EventSink
+    ) -> None:
+        """Segment one block; called in any process that sees the run folder.
+
+        Raises:
+            EngineError: when this process would give other labels than the one that planned.
+        """
+        ...
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -32,7 +32,15 @@ from lamella.inference.slab import Slabs, Window
 from lamella.volume.box import Box
 from lamella.volume.grid import Tile
 
-__all__ = ["Execution", "Listener", "LogitOutlet", "TileCount", "execute"]
+__all__ = [
+    "Execution",
+    "Listener",
+    "LogitOutlet",
+    "TileCount",
+    "count_tiles",
+    "execute",
+    "execute_block",
+]
 
 READ_AHEAD = 2
 # Means of finished layers are handed on in pieces of about this size.
@@ -133,18 +141,76 @@ def execute(execution: Execution, listener: Listener) -> TileCount:
         StorageError: when labels cannot be written.
     """
     plan = execution.plan
-    weights = execution.weights
-    if weights is None:
-        is_gaussian = plan.blend == "gaussian"
-        weights = gaussian_weights(plan.tile) if is_gaussian else np.ones(plan.tile, np.float32)
+    weights = _weights(execution)
     counter = _Counter(plan.n_tiles, listener)
     for number, column in enumerate(plan.columns):
         first_layer = execution.done.finished(number)
         first_row = _first_row(execution, first_layer)
         counter.skip(first_row * plan.n_tiles_per_row(column))
         if first_row < len(plan.rows):
-            _run_column(execution, number, first_row, weights, counter)
+            rows = plan.rows[first_row:]
+            _run_column(execution, number, rows, weights, counter)
     return TileCount(counter.done, plan.n_tiles)
+
+
+def execute_block(execution: Execution, block: Box, listener: Listener) -> TileCount:
+    """Run the tiles that reach a block, and write the labels of this block only.
+
+    Every voxel of it receives the tiles that it receives in :func:`execute`, in the same order: the
+    labels are the same, bit for bit, however the volume is cut.
+
+    Args:
+        execution: what to run; columns, journal, ``done`` and ``outlet`` are passed over.
+        block: of the labels, (z, y, x), made of whole storage units.
+        listener: hears of tiles and finished boxes, and may stop the run.
+
+    Raises:
+        RunCancelledError: from ``listener.check``.
+        EngineError: when the network fails.
+        StorageError: when labels cannot be written.
+    """
+    part = _part(execution, block)
+    rows = _rows_of(part, block)
+    count = len(rows) * part.plan.n_tiles_per_row(part.plan.columns[0])
+    counter = _Counter(count, listener)
+    stop = block.stop[0]
+    _run_column(part, 0, rows, _weights(part), counter, stop_layer=stop)
+    return TileCount(counter.done, count)
+
+
+def count_tiles(execution: Execution, block: Box) -> int:
+    """How many tiles :func:`execute_block` runs."""
+    part = _part(execution, block)
+    return len(_rows_of(part, block)) * part.plan.n_tiles_per_row(part.plan.columns[0])
+
+
+def _part(execution: Execution, block: Box) -> Execution:
+    """The column of a block, begun where the block begins."""
+    output = Box(block.start[1:], block.stop[1:])
+    column = Column(execution.grid.region(output), output)
+    return replace(
+        execution,
+        plan=replace(execution.plan, columns=(column,)),
+        journal=None,
+        done=JournalState(layers={0: block.start[0]}),
+        outlet=None,
+    )
+
+
+def _rows_of(part: Execution, block: Box) -> tuple[Row, ...]:
+    """Rows from the first that reaches the block to the one after which its last layer is final."""
+    rows = part.plan.rows
+    last = part.grid.network_position(0, block.stop[0] - 1)
+    stop = next(i for i, row in enumerate(rows, 1) if row.leave[1] > last)
+    return rows[_first_row(part, block.start[0]) : stop]
+
+
+def _weights(execution: Execution) -> NDArray[np.float32]:
+    if execution.weights is not None:
+        return execution.weights
+    tile = execution.plan.tile
+    is_gaussian = execution.plan.blend == "gaussian"
+    return gaussian_weights(tile) if is_gaussian else np.ones(tile, np.float32)
 
 
 def _first_row(execution: Execution, first_layer: int) -> int:
@@ -198,9 +264,11 @@ class _Batch:
 def _run_column(
     execution: Execution,
     number: int,
-    first_row: int,
+    rows: tuple[Row, ...],
     weights: NDArray[np.float32],
     counter: _Counter,
+    *,
+    stop_layer: int | None = None,
 ) -> None:
     plan, listener = execution.plan, counter.listener
     column = plan.columns[number]
@@ -212,9 +280,9 @@ def _run_column(
         n_layers=plan.shape[0],
         has_means=execution.outlet is not None,
     )
-    exit_ = _open_exit(execution, number)
+    exit_ = _open_exit(execution, number, stop_layer)
     pending: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
-    reader = _Reader(execution, column, first_row, runtime.n_in_flight)
+    reader = _Reader(execution, column, rows, runtime.n_in_flight)
 
     def blend_oldest() -> None:
         batch, fetch = pending.popleft()
@@ -243,7 +311,9 @@ def _run_column(
         listener.finished(box)
 
 
-def _open_exit(execution: Execution, number: int) -> LayerWriter | LogitOutlet:
+def _open_exit(
+    execution: Execution, number: int, stop_layer: int | None = None
+) -> LayerWriter | LogitOutlet:
     """What takes the layers that leave the band of a column."""
     first_layer = execution.done.finished(number)
     if execution.outlet is not None:
@@ -253,6 +323,7 @@ def _open_exit(execution: Execution, number: int) -> LayerWriter | LogitOutlet:
         column=execution.plan.columns[number],
         grid=execution.grid,
         first_layer=first_layer,
+        stop_layer=stop_layer,
         journal=None if execution.journal is None else (execution.journal, number),
     )
 
@@ -276,11 +347,11 @@ class _Reader:
     """
 
     def __init__(
-        self, execution: Execution, column: Column, first_row: int, n_in_flight: int
+        self, execution: Execution, column: Column, rows: tuple[Row, ...], n_in_flight: int
     ) -> None:
         self._execution = execution
         self._column = column
-        self._first_row = first_row
+        self._rows = rows
         self._n = execution.runtime.batch_shape[0]
         shape = (self._n, execution.source.n_channels, *execution.plan.tile)
         self._free: queue.Queue[NDArray[np.float32]] = queue.Queue()
@@ -329,7 +400,7 @@ class _Reader:
         window = Window(self._execution.source, region=self._reach(), depth=plan.tile[0])
         tiles: list[_Planned] = []
         data = self._free.get()
-        for row in plan.rows[self._first_row :]:
+        for row in self._rows:
             window.advance(*row.span.read)
             of_row = plan.tiles(self._column, row)
             for i, tile in enumerate(of_row):

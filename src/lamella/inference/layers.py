@@ -265,6 +265,8 @@ class LayerWriter:
         column: what is written.
         grid: between the network's grid and the labels'.
         first_layer: layers before this one are on disk already and are dropped.
+        stop_layer: layers from this one on are somebody else's and are dropped; a multiple of the
+            stores' unit, or None for the end of the volume.
         journal: journal and number of the column in it; told of every unit once it is durable.
     """
 
@@ -277,8 +279,10 @@ class LayerWriter:
         column: Column,
         grid: GridMap,
         first_layer: int = 0,
+        stop_layer: int | None = None,
         journal: tuple[Journal, int] | None = None,
     ) -> None:
+        self._stop = grid.shape[0] if stop_layer is None else stop_layer
         self._stores = stores
         self._column = column
         self._grid = grid
@@ -350,13 +354,13 @@ class LayerWriter:
         output, region = self._column.output, self._column.region
         rows = self._grid.pick(1, output.start[0], output.stop[0], region.start[0])
         columns = self._grid.pick(2, output.start[1], output.stop[1], region.start[1])
-        for layer in range(max(first, self._next), last):
+        for layer in range(max(first, self._next), min(last, self._stop)):
             z = self._grid.network_position(0, layer) - job.start
             for which, values in enumerate((job.layers.labels, job.layers.probabilities)):
                 if self._stores[which] is not None:
                     self._gather(which, values[..., z, :, :], layer, rows, columns)
             self._next = layer + 1
-            if self._next % self._depth == 0 or self._next == self._grid.shape[0]:
+            if self._next % self._depth == 0 or self._next == self._stop:
                 self._flush()
 
     def _gather(

@@ -161,8 +161,13 @@ class LabelStore:
         self._unsynced: set[tuple[int, ...]] = set()
 
     @classmethod
-    def reopen(cls, path: str | Path) -> "LabelStore":
+    def reopen(cls, path: str | Path, *, is_shared: bool = False) -> "LabelStore":
         """Go on with labels that an interrupted run left behind; finished ones can be read only.
+
+        Args:
+            path: the folder.
+            is_shared: whether other processes write other units of it right now; what looks like
+                half of a file is theirs then, and stays.
 
         Raises:
             MissingPathError: when there is nothing.
@@ -183,7 +188,7 @@ class LabelStore:
                     f"{path} holds no unfinished labels ({error})",
                     hint="open finished labels with lamella.open; delete the folder to start anew",
                 ) from error
-            for leftover in (path / level_path(0)).rglob("*.partial"):
+            for leftover in () if is_shared else (path / level_path(0)).rglob("*.partial"):
                 leftover.unlink(missing_ok=True)
         return cls(path, array, plan)
 

@@ -44,6 +44,8 @@ _OURS = (
     "probabilities.zarr",
     "confidence.zarr",
     "journal.jsonl",
+    "blocks.jsonl",
+    "blocks.stop",
     "engine.json",
     "engine.npz",
     "parts",

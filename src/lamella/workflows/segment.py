@@ -46,6 +46,7 @@ from lamella.workflows.versions import package_versions
 
 if TYPE_CHECKING:
     from lamella.measurement import ObjectTable
+    from lamella.workflows.blocks import BlockOptions
 
 __all__ = ["RunOptions", "check_export", "segment"]
 
@@ -65,6 +66,7 @@ class RunOptions:
         overwrite: replace ``export`` where it is there, and run a finished run again.
         places: where models and environments lie; the user's own unless given.
         is_trusted: code and pickles that come with a model may be run.
+        blocks: cut the volume into blocks that several processes segment; None = in one piece.
     """
 
     run_dir: Path
@@ -73,6 +75,7 @@ class RunOptions:
     overwrite: bool = False
     places: Places | None = None
     is_trusted: bool = False
+    blocks: "BlockOptions | None" = None
 
 
 def segment(
@@ -346,7 +349,13 @@ class _Session:
             places=places,
             is_trusted=self.options.is_trusted,
         )
-        result = load_engine(self.prepared.engine.id, places).segment(job, watch)
+        engine = load_engine(self.prepared.engine.id, places)
+        if self.options.blocks is None:
+            result = engine.segment(job, watch)
+        else:
+            from lamella.workflows.blocks import segment_blocks
+
+            result = segment_blocks(engine, job, self.options.blocks, watch)
         if watch.preview_s is not None:
             self.timings.setdefault("preview", watch.preview_s)
         if result.tiles_done < result.tiles_planned:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from lamella.core.errors import DeviceMemoryError, InputError
+from lamella.core.errors import DeviceMemoryError, EngineError, InputError
 from lamella.engines.coarse import create_preview
 from lamella.engines.engine import (
     CONFIDENCE_NAME,
@@ -23,7 +23,16 @@ from lamella.engines.engine import (
     ConfidenceMaps,
     EngineResult,
 )
+from lamella.engines.lamella.blocks import (
+    LamellaBlocks,
+    check_same,
+    cut_blocks,
+    identity_of,
+    opened_once,
+    runtime_text,
+)
 from lamella.engines.lamella.descriptor import LAMELLA
+from lamella.engines.lamella.look import look_from_document, look_to_document
 from lamella.engines.lamella.objects import (
     check_outputs,
     decode_instances,
@@ -32,7 +41,7 @@ from lamella.engines.lamella.objects import (
 )
 from lamella.engines.lamella.opening import Opened, open_runtime
 from lamella.engines.lamella.settings import Settings, check_axes, resolve
-from lamella.engines.lamella.source import Prepared, prepare
+from lamella.engines.lamella.source import Prepared, look_at, prepare, prepare_with
 from lamella.engines.lamella.strategy import (
     check_decoder_memory,
     check_offsets,
@@ -42,6 +51,7 @@ from lamella.engines.lamella.target import (
     PROBABILITIES_NAME,
     Target,
     TargetWish,
+    join_target,
     open_target,
 )
 from lamella.engines.leftovers import remove_left
@@ -52,7 +62,13 @@ from lamella.engines.tile_events import (
     say_what_is_kept,
 )
 from lamella.inference.decode import Argmax, Decoder, Foreground, Threshold
-from lamella.inference.execute import Execution, TileCount, execute
+from lamella.inference.execute import (
+    Execution,
+    TileCount,
+    count_tiles,
+    execute,
+    execute_block,
+)
 from lamella.inference.journal import JOURNAL_NAME, Journal, was_left_at
 from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, SplitLayers
 from lamella.inference.plan import make_plan, smaller_tile
@@ -65,6 +81,8 @@ from lamella.volume.volume import Note
 from lamella.wire.event import LogEvent, WarningEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from lamella.engines.engine import EngineDescriptor, EngineJob
@@ -111,14 +129,7 @@ class LamellaEngine:
             EngineError: the network failed.
             StorageError: labels cannot be written.
         """
-        from lamella.models.folder import ModelFolder
-
-        if not isinstance(job.model, ModelFolder):
-            raise InputError(
-                "the engine 'lamella' needs a Lamella model folder",
-                hint="list them with `lamella models list`",
-            )
-        model = job.model
+        model = _model_of(job)
         if resolve_strategy(job.request, model.card) == "ortho":
             from lamella.engines.lamella.ortho import segment_ortho
 
@@ -127,6 +138,43 @@ class LamellaEngine:
                 job, model.card, sink, lambda part, events: _Run(part, model, events).segment()
             )
         return _Run(job, model, sink).segment()
+
+    def open_blocks(
+        self, job: EngineJob, extent: tuple[int, int, int], sink: EventSink
+    ) -> LamellaBlocks:
+        """Plan blocks; see :class:`lamella.engines.engine.BlockEngine`.
+
+        Raises:
+            InputError: for a job that cannot be cut; else as :meth:`segment`.
+        """
+        model = _model_of(job)
+        if resolve_strategy(job.request, model.card) == "ortho":
+            raise InputError(
+                "three planes of view (--instances ortho) cannot be cut into blocks",
+                hint="run it without blocks, or choose another strategy",
+            )
+        return _Run(job, model, sink).open_blocks(extent)
+
+    def run_block(
+        self, job: EngineJob, document: Mapping[str, Any], box: Box, sink: EventSink
+    ) -> None:
+        """Segment one block; see :class:`lamella.engines.engine.BlockEngine`.
+
+        Raises:
+            EngineError: when the network fails, or is not the same here as where it was planned.
+        """
+        _Run(job, _model_of(job), sink).run_block(document, box)
+
+
+def _model_of(job: EngineJob) -> ModelFolder:
+    from lamella.models.folder import ModelFolder
+
+    if not isinstance(job.model, ModelFolder):
+        raise InputError(
+            "the engine 'lamella' needs a Lamella model folder",
+            hint="list them with `lamella models list`",
+        )
+    return job.model
 
 
 class _Run:
@@ -186,6 +234,9 @@ class _Run:
         if self._settings.has_preview and not target.done.layers:
             self._show_preview(prepared, opened)
         count = self._run_tiles(prepared, opened, target)
+        return self._result(opened, target, count)
+
+    def _result(self, opened: Opened, target: Target, count: TileCount) -> EngineResult:
         labels = self._finish(target, count)
         options = self._settings.as_options()
         options["runtime_check"] = opened.check
@@ -203,6 +254,55 @@ class _Run:
             confidence=self._confidence(),
             is_per_slice=self._settings.strategy == "slices",
         )
+
+    # -- in blocks
+
+    def open_blocks(self, extent: tuple[int, int, int]) -> LamellaBlocks:
+        self._sink.check()
+        _import_ahead()
+        look = look_at(self._job.volume, self._card, self._sink)
+        prepared = prepare_with(self._job.volume, self._card, self._settings, look)
+        self._warn(*prepared.notes)
+        check_offsets(self._card, prepared.shape, prepared.source.shape)
+        opened = self._open(prepared)
+        self._warn(*opened.notes)
+        target = self._target(prepared, opened)
+        if self._settings.has_preview and not (self._job.run_dir / PREVIEW_NAME).exists():
+            self._show_preview(prepared, opened)
+        # What an earlier process left of these blocks stays.
+        execution = self._execution(prepared, opened, target, is_shared=True)
+        boxes = cut_blocks(target, extent, min_depth=self._settings.tile[0])
+        counts = tuple(count_tiles(execution, box) for box in boxes)
+        n_tiles = sum(counts)
+        return LamellaBlocks(
+            document={
+                "identity": identity_of(target),
+                "look": look_to_document(look),
+                "model": self._model.sha256,
+                "runtime": runtime_text(opened),
+            },
+            boxes=boxes,
+            counts=counts,
+            labels=None if self._settings.makes_instances else target.store.path.name,
+            finish=lambda: self._result(opened, target, TileCount(n_tiles, n_tiles)),
+        )
+
+    def run_block(self, document: Mapping[str, Any], box: Box) -> None:
+        if self._model.sha256 != document["model"]:
+            raise EngineError(
+                f"the model {self._card.id!r} of this worker is another one",
+                hint="let all workers see the same folder of models",
+            )
+        look = look_from_document(document["look"])
+        prepared = prepare_with(self._job.volume, self._card, self._settings, look)
+        opened = opened_once(document["identity"], lambda: self._open(prepared))
+        check_same(document, opened)
+        target = join_target(self._wish(prepared, opened))
+        execution = self._execution(prepared, opened, target, is_shared=True)
+        execute_block(execution, box, TileEvents(self._sink))
+        for store in (target.layers, execution.probabilities):
+            if store is not None:
+                store.sync()
 
     def _warn(self, *notes: Note) -> None:
         for note in notes:
@@ -254,8 +354,11 @@ class _Run:
         )
 
     def _target(self, prepared: Prepared, opened: Opened) -> Target:
+        return open_target(self._wish(prepared, opened), self._sink)
+
+    def _wish(self, prepared: Prepared, opened: Opened) -> TargetWish:
         decoder = self._decoder()
-        wish = TargetWish(
+        return TargetWish(
             job=self._job,
             model=self._model,
             settings=self._settings,
@@ -265,7 +368,6 @@ class _Run:
             classes=self._classes(),
             maps=tuple(name for name, _ in self._map_parts(decoder)),
         )
-        return open_target(wish, self._sink)
 
     def _classes(self) -> tuple[LabelClass, ...]:
         return tuple(
@@ -277,7 +379,6 @@ class _Run:
     # -- passes over the volume
 
     def _run_tiles(self, prepared: Prepared, opened: Opened, target: Target) -> TileCount:
-        decoder = self._decoder()
         say_what_is_kept(
             self._sink, target.done, n_layers=target.grid.shape[0] * len(target.plan.columns)
         )
@@ -288,20 +389,23 @@ class _Run:
             n_axes=len(self._job.volume.spatial_shape),
         )
         with Journal.go_on(self._job.run_dir / JOURNAL_NAME, target.done) as journal:
-            return execute(
-                Execution(
-                    plan=target.plan,
-                    source=prepared.source,
-                    runtime=opened.runtime,
-                    decoder=decoder,
-                    grid=target.grid,
-                    labels=target.layers,
-                    probabilities=self._map_stores(decoder, target),
-                    journal=journal,
-                    done=target.done,
-                ),
-                listener,
-            )
+            execution = self._execution(prepared, opened, target)
+            return execute(replace(execution, journal=journal, done=target.done), listener)
+
+    def _execution(
+        self, prepared: Prepared, opened: Opened, target: Target, *, is_shared: bool = False
+    ) -> Execution:
+        decoder = self._decoder()
+        restart = not (is_shared or target.done.layers)
+        return Execution(
+            plan=target.plan,
+            source=prepared.source,
+            runtime=opened.runtime,
+            decoder=decoder,
+            grid=target.grid,
+            labels=target.layers,
+            probabilities=self._map_stores(decoder, target, restart=restart),
+        )
 
     def _map_parts(self, decoder: Decoder) -> list[tuple[str, slice]]:
         """Arrays beside the labels, and which of the decoder's maps each holds."""
@@ -316,7 +420,7 @@ class _Run:
             parts.append((CONFIDENCE_NAME, slice(first, n_maps)))
         return parts
 
-    def _map_stores(self, decoder: Decoder, target: Target) -> SplitLayers | None:
+    def _map_stores(self, decoder: Decoder, target: Target, *, restart: bool) -> SplitLayers | None:
         stores = [
             (
                 ProbabilityLayers(
@@ -324,7 +428,7 @@ class _Run:
                     shape=self._job.volume.spatial_shape,
                     n_maps=maps.stop - maps.start,
                     unit=target.layers.unit,
-                    restart=not target.done.layers,
+                    restart=restart,
                 ),
                 maps,
             )

@@ -10,7 +10,7 @@ from lamella.core.errors import InputError
 from lamella.inference.normalise import NormalisedSlabs, Normaliser
 from lamella.inference.resample import ResampledSlabs, target_shape
 from lamella.inference.slab import Slabs, VolumeSlabs
-from lamella.inference.statistics import measure
+from lamella.inference.statistics import Finding, measure
 from lamella.volume.volume import Note
 from lamella.wire.event import ProgressEvent
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lamella.wire.card import ModelCard
     from lamella.wire.event import EventSink
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Look", "Prepared", "look_at", "prepare", "prepare_with"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ class Prepared:
     notes: tuple[Note, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at all voxels of an input found; ``sha256`` as in :class:`Prepared`."""
+
+    finding: Finding
+    sha256: str
+
+
 def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink) -> Prepared:
     """Look at all voxels once and stack normalisation and resampling on top.
 
@@ -54,8 +62,21 @@ def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink
     Raises:
         InputError: for NaN or infinite voxels, a constant volume, or an impossible spacing.
     """
+    return prepare_with(volume, card, settings, look_at(volume, card, sink))
+
+
+def look_at(volume: Volume, card: ModelCard, sink: EventSink) -> Look:
+    """Look at all voxels once.
+
+    Args:
+        volume: the input, with the axes and channels the model takes.
+        card: says which numbers the normalisation needs.
+        sink: progress and cancellation.
+
+    Raises:
+        InputError: when no voxel is finite.
+    """
     raw = VolumeSlabs(volume)
-    notes: list[Note] = []
     digest = hashlib.sha256(repr((volume.n_channels, raw.shape)).encode())
 
     def report(done: int, total: int) -> None:
@@ -63,6 +84,24 @@ def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink
         sink.emit(ProgressEvent(stage="statistics", done=done, total=total, unit="layers"))
 
     finding = measure(raw, card.normalisation, report=report, digest=digest)
+    return Look(finding, digest.hexdigest())
+
+
+def prepare_with(volume: Volume, card: ModelCard, settings: Settings, look: Look) -> Prepared:
+    """Stack normalisation and resampling, with what a look at all voxels found.
+
+    Args:
+        volume: the input, with the axes and channels the model takes.
+        card: says how intensities and spacing have to be.
+        settings: whether values that are not finite may be replaced.
+        look: at this volume, in this process or in another.
+
+    Raises:
+        InputError: for NaN or infinite voxels, a constant volume, or an impossible spacing.
+    """
+    raw = VolumeSlabs(volume)
+    notes: list[Note] = []
+    finding = look.finding
     if finding.n_not_finite:
         notes.append(_not_finite(finding.n_not_finite, settings))
     if finding.is_constant:
@@ -88,7 +127,7 @@ def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink
             NormalisedSlabs(VolumeSlabs(level), normaliser)
             for level in (() if has_own_layers else volume.levels)
         )
-        return Prepared(normalised, raw.shape, digest.hexdigest(), levels, tuple(notes))
+        return Prepared(normalised, raw.shape, look.sha256, levels, tuple(notes))
     notes.append(
         Note(
             "resampled",
@@ -97,7 +136,7 @@ def prepare(volume: Volume, card: ModelCard, settings: Settings, sink: EventSink
         )
     )
     resampled = ResampledSlabs(normalised, shape)
-    return Prepared(resampled, raw.shape, digest.hexdigest(), (), tuple(notes))
+    return Prepared(resampled, raw.shape, look.sha256, (), tuple(notes))
 
 
 def _not_finite(n: int, settings: Settings) -> Note:

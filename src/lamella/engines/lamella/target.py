@@ -14,6 +14,8 @@ from lamella.io.label_store import LabelStore, create_labels
 from lamella.volume.box import Box
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from lamella.engines.engine import EngineJob
@@ -29,6 +31,7 @@ __all__ = [
     "PROBABILITIES_NAME",
     "Target",
     "TargetWish",
+    "join_target",
     "open_target",
 ]
 
@@ -84,8 +87,7 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
         StorageError: when the run folder cannot be written.
     """
     job = wish.job
-    name = FOREGROUND_NAME if wish.settings.makes_instances else LABELS_NAME
-    path, journal = job.run_dir / name, job.run_dir / JOURNAL_NAME
+    path, journal = _labels_path(wish), job.run_dir / JOURNAL_NAME
     if job.resume:
         state = Journal.read(journal)
         store = reopen_labels(path) if state.fingerprint else None
@@ -111,6 +113,22 @@ def open_target(wish: TargetWish, sink: EventSink) -> Target:
     target = _place(store, wish, JournalState())
     Journal.start(journal, target.fingerprint).close()
     return replace(target, done=Journal.read(journal))
+
+
+def join_target(wish: TargetWish) -> Target:
+    """The labels that another process has begun and that several write to.
+
+    Raises:
+        MissingPathError: when they are not there.
+        UnreadableFileError: when they are finished, or no labels.
+    """
+    store = LabelStore.reopen(_labels_path(wish), is_shared=True)
+    return _place(store, wish, JournalState())
+
+
+def _labels_path(wish: TargetWish) -> Path:
+    name = FOREGROUND_NAME if wish.settings.makes_instances else LABELS_NAME
+    return wish.job.run_dir / name
 
 
 def _place(store: LabelStore, wish: TargetWish, state: JournalState) -> Target:

@@ -1,0 +1,354 @@
+"""A run cut into blocks: planned here, segmented by any number of processes, finished here.
+
+::
+
+    open_blocks ─▶ which are in the journal? ─▶ the others, anywhere ─▶ journal ─▶ finish
+    (statistics,     blocks.jsonl                 run_block              one line    (pyramid,
+     plan, preview)                                                      a block      objects)
+
+The engine promises that labels do not depend on the cut (:class:`~lamella.engines.engine.
+BlockEngine`); who runs the blocks is somebody else's matter (:class:`BlockRunner`). A block that is
+in the journal is on disk. A block that fails makes the run fail, and is named; the others stay, and
+the next run of the same request goes on with what is missing.
+"""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lamella.core.errors import InputError, LamellaError, RunCancelledError, RunError
+from lamella.core.places import Places
+from lamella.core.progress import SilentSink
+from lamella.engines.engine import BlockEngine, BlockRun, Engine, EngineJob, EngineResult
+from lamella.engines.registry import load_engine
+from lamella.engines.tile_events import TileEvents
+from lamella.volume.box import Box
+from lamella.wire.event import EventSink, LogEvent
+from lamella.wire.problem import Problem
+from lamella.wire.request import SegmentRequest
+
+__all__ = ["BlockOptions", "BlockRunner", "run_block", "segment_blocks"]
+
+JOURNAL_NAME = "blocks.jsonl"
+STOP_NAME = "blocks.stop"
+FUNCTION = "lamella.workflows.blocks:run_block"
+_CHECK_S = 0.25
+_BLOCKS_PER_WORKER = 2
+_THICK = 128
+
+
+class BlockRunner(Protocol):
+    """Runs a function on documents, somewhere.
+
+    Contract:
+        * every document is answered exactly once, in any order, with what the function returned or
+          with the error that kept it from returning;
+        * a document whose worker died is run again, a few times;
+        * closing the iterator takes back what has not begun.
+    """
+
+    @property
+    def n_workers(self) -> int:
+        """How many run at once."""
+        ...
+
+    def run(
+        self, function: str, documents: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | BaseException] | None]:
+        """Answers as they come; None every moment in which there is none.
+
+        Args:
+            function: ``package.module:name``, called with a document, returns a document.
+            documents: by number, JSON.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOptions:
+    """How a volume is cut and who segments the blocks.
+
+    Attributes:
+        runner: who runs them.
+        extent: of a block, (z, y, x) voxels, rounded to whole files of the labels; None = so that
+            every worker gets a few.
+    """
+
+    runner: BlockRunner
+    extent: tuple[int, int, int] | None = None
+
+
+def segment_blocks(
+    engine: Engine, job: EngineJob, options: BlockOptions, sink: EventSink
+) -> EngineResult:
+    """Segment a volume block by block; the labels are those of ``engine.segment``.
+
+    Args:
+        engine: must be a :class:`~lamella.engines.engine.BlockEngine`.
+        job: what to do; its input must be a file that all workers can open.
+        options: how it is cut, and who runs the blocks.
+        sink: events and cancellation.
+
+    Raises:
+        InputError: for an engine, an input or an extent that cannot be cut.
+        RunError: when a block failed; names it. What is finished stays.
+        RunCancelledError: when the sink says so. What is finished stays.
+    """
+    if not isinstance(engine, BlockEngine):
+        raise InputError(
+            f"the engine {engine.descriptor.id!r} cannot cut a volume into blocks",
+            hint="leave out --block-workers and --scheduler",
+        )
+    _check_input(job)
+    extent = options.extent or _default_extent(job, options.runner.n_workers)
+    run = engine.open_blocks(job, extent, sink)
+    with _BlockJournal.open(job.run_dir / JOURNAL_NAME, run, is_resumed=job.resume) as journal:
+        _Session(run, job, engine.descriptor.id, options.runner, journal, sink).run_all()
+    return run.finish()
+
+
+def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Segment one block; this is what workers call.
+
+    Returns:
+        ``{"problem": ...}`` where it failed for a reason that can be told, else ``{}``.
+    """
+    from lamella.workflows.prepare import prepare
+
+    try:
+        request = SegmentRequest.model_validate(document["request"])
+        places = _places_from(document["places"])
+        prepared = prepare(request, None, SilentSink(), places=places, has_fingerprint=False)
+        engine = load_engine(str(document["engine"]), places)
+        assert isinstance(engine, BlockEngine), "the process that planned has looked"
+        job = EngineJob(
+            volume=prepared.volume,
+            request=request,
+            model=prepared.model,
+            run_dir=Path(document["run_dir"]),
+            resume=True,
+            places=places,
+            is_trusted=bool(document["is_trusted"]),
+        )
+        box = Box(tuple(document["start"]), tuple(document["stop"]))
+        engine.run_block(job, document["plan"], box, _StopSink(job.run_dir, document["session"]))
+    except LamellaError as error:
+        return {"problem": Problem.from_error(error).model_dump(mode="json")}
+    return {}
+
+
+# --- Private helpers ----------------------------------------------------------------------------
+
+
+@dataclass
+class _Session:
+    """One process's work on the blocks of a run."""
+
+    run: BlockRun
+    job: EngineJob
+    engine_id: str
+    runner: BlockRunner
+    journal: "_BlockJournal"
+    sink: EventSink
+    began: float = field(default_factory=time.monotonic)
+    n_here: int = 0
+
+    def run_all(self) -> None:
+        waiting = [n for n in range(len(self.run.boxes)) if n not in self.journal.done]
+        n_kept = len(self.run.boxes) - len(waiting)
+        if n_kept:
+            text = f"going on: {n_kept} of {len(self.run.boxes)} blocks are on disk already"
+            self.sink.emit(LogEvent(message=text))
+        self.tell()
+        if not waiting:
+            return
+        session = uuid.uuid4().hex
+        stop = self.job.run_dir / STOP_NAME
+        stop.unlink(missing_ok=True)
+        answers = self.runner.run(FUNCTION, {n: self.document(n, session) for n in waiting})
+        try:
+            for answer in answers:
+                self.sink.check()
+                if answer is not None:
+                    self.take(*answer)
+        except BaseException:
+            # Blocks that are being run elsewhere end at their next tile.
+            stop.write_text(session)
+            raise
+        finally:
+            close = getattr(answers, "close", None)
+            if close is not None:
+                close()
+
+    def document(self, number: int, session: str) -> dict[str, Any]:
+        """What a worker is told."""
+        box = self.run.boxes[number]
+        return {
+            "engine": self.engine_id,
+            "request": self.job.request.model_dump(mode="json"),
+            "places": _places_to(self.job.places),
+            "is_trusted": self.job.is_trusted,
+            "run_dir": str(self.job.run_dir.absolute()),
+            "plan": dict(self.run.document),
+            "start": list(box.start),
+            "stop": list(box.stop),
+            "session": session,
+        }
+
+    def take(self, number: int, answer: Mapping[str, Any] | BaseException) -> None:
+        """Note a finished block, or fail for it."""
+        if isinstance(answer, BaseException):
+            problem = Problem.from_error(answer)
+        elif "problem" in answer:
+            problem = Problem.model_validate(answer["problem"])
+        else:
+            self.journal.add(number)
+            self.n_here += self.run.counts[number]
+            self.tell(number)
+            return
+        box = self.run.boxes[number]
+        place = " x ".join(f"{a}-{b}" for a, b in zip(box.start, box.stop, strict=True))
+        raise RunError(
+            f"block {number + 1} of {len(self.run.boxes)} (voxels {place}, z y x) failed:"
+            f" {problem.message}",
+            hint=problem.hint or "run the same request again: finished blocks are kept",
+            details={
+                "block": number,
+                "start": list(box.start),
+                "stop": list(box.stop),
+                "problem": problem.model_dump(mode="json"),
+            },
+        )
+
+    def tell(self, number: int | None = None) -> None:
+        """Report how many tiles are done, and the labels of a block that is."""
+        counts = self.run.counts
+        n_done, n_tiles = sum(counts[n] for n in self.journal.done), sum(counts)
+        n_axes = len(self.job.volume.spatial_shape)
+        events = TileEvents(self.sink, labels=self.run.labels, n_axes=n_axes)
+        pace = (time.monotonic() - self.began) / self.n_here if self.n_here else None
+        events.tiles(n_done, n_tiles, None if pace is None else pace * (n_tiles - n_done))
+        if number is not None:
+            events.finished(self.run.boxes[number])
+
+
+class _BlockJournal:
+    """Which blocks are on disk: a line says what the blocks are, then one line a block."""
+
+    def __init__(self, path: Path, done: set[int], n_bytes: int) -> None:
+        self.done = done
+        self._stream = path.open("r+b" if n_bytes else "wb")
+        self._stream.truncate(n_bytes)
+        self._stream.seek(0, os.SEEK_END)
+
+    @classmethod
+    def open(cls, path: Path, run: BlockRun, *, is_resumed: bool) -> "_BlockJournal":
+        """Go on with the journal of the same blocks, or begin a new one."""
+        header = {
+            "format_version": 1,
+            "identity": run.document["identity"],
+            "blocks": [[*box.start, *box.stop] for box in run.boxes],
+        }
+        done: set[int] = set()
+        n_bytes = 0
+        if is_resumed and path.exists():
+            for line in path.read_bytes().splitlines(keepends=True):
+                try:
+                    entry = json.loads(line) if line.endswith(b"\n") else {}
+                    if n_bytes:
+                        done.add(int(entry["block"]))
+                    elif entry != header:
+                        break
+                except (ValueError, KeyError, TypeError):
+                    break  # cut short by a crash
+                n_bytes += len(line)
+        journal = cls(path, done, n_bytes)
+        if not n_bytes:
+            journal._append(header)
+        return journal
+
+    def add(self, number: int) -> None:
+        """Record that a block is on disk for good."""
+        self._append({"block": number})
+        self.done.add(number)
+
+    def __enter__(self) -> "_BlockJournal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+
+class _StopSink:
+    """Asks for cancellation by a file: that reaches workers wherever they see the run folder."""
+
+    def __init__(self, run_dir: Path, session: str) -> None:
+        self._path = run_dir / STOP_NAME
+        self._session = session
+        self._next = 0.0
+
+    def emit(self, event: Any, /) -> None:
+        """Drop it: the process that planned tells of whole blocks."""
+
+    def check(self) -> None:
+        """Raise once the process that planned has given up."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _CHECK_S
+        try:
+            asked = self._path.read_text()
+        except FileNotFoundError:
+            return
+        if asked == self._session:
+            raise RunCancelledError("the run was stopped")
+
+
+def _check_input(job: EngineJob) -> None:
+    if job.request.input.path.startswith("memory:"):
+        raise InputError(
+            "an array in memory cannot be cut into blocks for other processes",
+            hint="save it first, and name the file",
+        )
+    if job.request.restore is not None:
+        raise InputError(
+            "a restoration and blocks do not go together",
+            hint="restore the volume first with `lamella restore`, then segment the result",
+        )
+
+
+def _default_extent(job: EngineJob, n_workers: int) -> tuple[int, int, int]:
+    """Slabs, some for every worker: seams in z alone cost least, and few of them less."""
+    shape = job.volume.spatial_shape
+    n_layers = shape[0] if len(shape) == 3 else 1
+    least = math.ceil(n_layers / max(1, n_workers))
+    depth = min(least, max(math.ceil(least / _BLOCKS_PER_WORKER), _THICK))
+    return depth, shape[-2], shape[-1]
+
+
+def _places_to(places: Places) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in asdict(places).items()
+    }
+
+
+def _places_from(document: Mapping[str, Any]) -> Places:
+    folders = ("models", "environments", "nnunet_results", "totalsegmentator_home")
+    known = dict(document)
+    for name in folders:
+        known[name] = None if known[name] is None else Path(known[name])
+    catalogues: Sequence[str] = known["catalogues"]
+    known["catalogues"] = tuple(catalogues)
+    return Places(**known)
