@@ -35,7 +35,9 @@ def test_enough_goes_the_oldest_first(held, limit, in_use):
     kept = [item for item in held if item not in plan]
     for item in plan:
         # Whatever stays was used later, or cannot be made again while this can.
-        assert all((k.kind != "pyramid", k.used) >= (item.kind != "pyramid", item.used) for k in kept)
+        assert all(
+            (k.kind != "pyramid", k.used) >= (item.kind != "pyramid", item.used) for k in kept
+        )
 
 
 @given(HELD, st.floats(1, 1000))
