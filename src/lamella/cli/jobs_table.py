@@ -49,9 +49,10 @@ def watch_jobs(client: Client, ids: list[str], console: Console) -> int:
         try:
             jobs = _Table(client, console, sink).run(watched)
         except KeyboardInterrupt:
+            sink.wipe()
             what = "the job goes on" if len(watched) == 1 else "the jobs go on"
             raise RunCancelledError(
-                f"only this command; {what} on {leave.server}",
+                f"{what} at {leave.server}",
                 hint="`lamella jobs watch` shows them again, `lamella jobs cancel ID` ends one",
             ) from None
     if console.as_json:
@@ -98,7 +99,12 @@ class _Table:
         # Those that do something first; a table longer than the screen cannot be drawn again.
         order = sorted(jobs, key=lambda job: _rank(job.state))
         room = max(3, size.lines - 3)
-        lines = [_line(job, self.console, size.columns) for job in order[:room]]
+        shown = order[:room]
+        widths = (
+            min(28, max(len(_name(job)) for job in shown)),
+            min(20, max(len(job.spec.request.model) for job in shown)),
+        )
+        lines = [_line(job, widths, self.console, size.columns) for job in shown]
         if len(order) > room:
             lines.append(f"... and {len(order) - room} more")
         up = f"\x1b[{self._n_drawn}A\x1b[J" if self._n_drawn else ""
@@ -119,19 +125,23 @@ def _rank(state: str) -> int:
     return order.index(state)
 
 
-def _line(job: JobDoc, console: Console, columns: int) -> str:
+def _line(job: JobDoc, widths: tuple[int, int], console: Console, columns: int) -> str:
     """One row, no wider than the terminal.
 
     ::
 
-        1f3a09bc  tomo.mrc              membrane-3d   running   segment ██████░░░░░░  52%  10 s left
+        1f3a09bc  tomo.mrc  membrane-3d  running     tiles ██████░░░░░░  52%  10 s left
     """
     state = console.style(f"{job.state:<11}", fg=_COLORS.get(job.state))
-    name, model = _name(job)[:24], job.spec.request.model[:18]
-    head = f"{short_id(job.id)}  {name:<24}  {model:<18}  "
+    name, model = _cut(_name(job), widths[0]), _cut(job.spec.request.model, widths[1])
+    head = f"{short_id(job.id)}  {name}  {model}  "
     rest = _progress(job)
     room = max(0, columns - len(head) - 12)
     return f"{head}{state} {rest[:room]}".rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def _progress(job: JobDoc) -> str:

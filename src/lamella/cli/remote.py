@@ -165,13 +165,29 @@ class RemoteSink(ConsoleSink):
             if kind == "state":
                 self._state(event)
             elif kind == "progress" and event.total <= 1 and not event.unit:
-                self._status(_WORK.get(str(event.stage), str(event.stage)))
+                self._work(str(event.stage))
             else:
                 super().emit(event)
 
+    def wipe(self) -> None:
+        """Take away the ^C that a terminal writes."""
+        if self._is_terminal() and not (self.console.quiet or self.console.as_json):
+            self._write("\r\x1b[K")
+            self._is_drawn = False
+
+    def _work(self, stage: str) -> None:
+        """Work of the server that has no measure; worth a line in a log only when it lasts."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started_s = stage, now
+        if self._is_terminal() or now - self._started_s > _QUIET_S:
+            self._status(_WORK.get(stage, stage))
+
     def _state(self, event: Any) -> None:
         if event.state == "queued":
-            self._status(queue_text(event.position, event.eta_s))
+            # A log needs no line about a queue that is passed at once.
+            if self._is_terminal() or (event.position or 0) > 1:
+                self._status(queue_text(event.position, event.eta_s))
         elif event.state == "interrupted":
             self.clear()
             self.console.say("the run was interrupted on the server; it goes on by itself")
@@ -226,9 +242,9 @@ class Leaving:
             )
         if self.phase == "watch":
             return RunCancelledError(
-                f"only this command; job {job} goes on on {self.server}",
-                hint=f"the same command again goes on watching; lamella jobs cancel {job}   ends"
-                " the job",
+                f"left job {job}, which goes on at {self.server}",
+                hint=f"the same command again comes back to it, `lamella jobs cancel {job}` ends"
+                " it",
                 details={"job": self.job, "server": self.server},
             )
         return RunCancelledError(
@@ -245,7 +261,7 @@ def leaving(console: Console, leave: Leaving) -> Iterator[RemoteSink]:
     try:
         yield sink
     except KeyboardInterrupt:
-        sink.clear()
+        sink.wipe()
         raise leave.error() from None
     finally:
         sink.clear()

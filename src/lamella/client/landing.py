@@ -69,8 +69,12 @@ def settle(unpacked: Path, folder: RunFolder, input_path: str | None) -> Run:
         input_path: the input on this machine; None leaves the server's name of it.
     """
     manifest = RunManifest.read(unpacked / _MANIFEST, error=ServerConnectionError)
+    there = manifest.request.input.path
+    if input_path is None and there.startswith("volume:"):
+        # Fetched elsewhere than where it was sent from: the input's own name tells people more.
+        input_path = manifest.input.path
     if input_path is not None:
-        _rename_input(unpacked, manifest.request.input.path, input_path)
+        _rename_input(unpacked, there, input_path)
         request = manifest.request
         own = request.input.model_copy(update={"path": input_path})
         manifest = manifest.model_copy(

@@ -30,10 +30,14 @@ from lamella.core.errors import (
     GoneError,
     InputError,
     LamellaError,
+    LicenceError,
+    MissingDependencyError,
     MissingPathError,
+    ModelError,
     RunCancelledError,
     RunError,
     ServerConnectionError,
+    UnknownIdError,
     UnknownModelError,
 )
 from lamella.core.progress import SilentSink
@@ -51,6 +55,8 @@ from lamella.workflows.run_folder import RunFolder, write_bytes
 __all__ = ["Context", "Order", "Started", "fetch", "follow", "is_remote_path", "start"]
 
 _SERVER_PATH = "server:"
+_HOPELESS = (InputError, UnknownIdError, ModelError, LicenceError, MissingDependencyError)
+"""Errors that the same request would meet again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ def follow(
         try:
             instruction = flow.send(answer)
         except StopIteration as end:
+            if folder is not None:
+                yield Do(partial(_tidy, folder, end.value))
             return end.value
         event = instruction.event if isinstance(instruction, Tell) else None
         if writer is not None and isinstance(event, PreviewEvent):
@@ -198,6 +206,16 @@ def fetch(context: Context, job_id: str, folder: Path, request: SegmentRequest |
         return run
 
 
+def _tidy(folder: Path, job: JobDoc) -> None:
+    """Leave nothing of a job that could not even begin: trying it again would change nothing."""
+    if job.state != "failed" or job.problem is None:
+        return
+    place = RunFolder(folder)
+    if isinstance(job.problem.to_error(), _HOPELESS) and not place.manifest.exists():
+        place.clear()
+        place.remove_if_empty()
+
+
 # --- Starting -----------------------------------------------------------------------------------
 
 
@@ -238,10 +256,7 @@ def _check_model(context: Context, request: SegmentRequest) -> Flow[None]:
 def _start_in(context: Context, order: Order, folder: RunFolder) -> Flow[Started]:
     note = _read_note(folder)
     if order.fresh:
-        if note is not None and note.job is not None:
-            # Nobody waits for it any more.
-            with contextlib.suppress(LamellaError):
-                yield from act(note.job, "cancel", context.patience)
+        yield from _leave(context, note)
         yield Do(folder.clear)
         note = None
     manifest = folder.read_manifest()
@@ -250,12 +265,14 @@ def _start_in(context: Context, order: Order, folder: RunFolder) -> Flow[Started
         if run is not None:
             return Started(run=run)
     state = _state(order.request)
-    if note is not None:
-        _check_same(note, context, order, state, folder)
+    changed = [] if note is None else _changed(note, context, order, state)
+    if note is not None and not changed:
         job = yield from _gone_on(context, note)
         if job is not None:
             return Started(job)
-    if note is None or note.job is not None or note.request != order.request:
+    elif note is not None:
+        yield from _check_ended(context, note, changed, folder)
+    if note is None or note.job is not None or changed:
         key = uuid.uuid4().hex
         note = RemoteDoc(server=context.server, request=order.request, state=state, key=key)
     yield Do(partial(_write_note, folder, note))
@@ -298,10 +315,16 @@ def _found(
     return Run(folder.path, manifest, was_finished=True)
 
 
-def _check_same(
-    note: RemoteDoc, context: Context, order: Order, state: str, folder: RunFolder
-) -> None:
-    changed = [
+def _leave(context: Context, note: RemoteDoc | None) -> Flow[None]:
+    """Cancel the job of an earlier call: nobody waits for it any more."""
+    if note is not None and note.job is not None and note.server == context.server:
+        with contextlib.suppress(LamellaError):
+            yield from act(note.job, "cancel", context.patience)
+
+
+def _changed(note: RemoteDoc, context: Context, order: Order, state: str) -> list[str]:
+    """What differs between what the folder waits for and what is asked for, in words."""
+    return [
         word
         for word, is_other in (
             ("server", note.server != context.server),
@@ -310,12 +333,26 @@ def _check_same(
         )
         if is_other
     ]
-    if changed and note.job is not None:
-        raise RunError(
-            f"{folder.path} waits for a job of {note.server} with another {' and '.join(changed)}",
-            hint="use --fresh to leave that job and start anew, or --run-dir for another folder",
-            details={"changed": changed, "job": note.job},
-        )
+
+
+def _check_ended(
+    context: Context, note: RemoteDoc, changed: list[str], folder: RunFolder
+) -> Flow[None]:
+    """A job that failed or was cancelled stands in nobody's way; any other does."""
+    if note.job is None:
+        return
+    if note.server == context.server:
+        try:
+            job = yield from show(note.job, context.patience)
+        except (MissingPathError, GoneError):
+            return
+        if job.state in ("failed", "cancelled"):
+            return
+    raise RunError(
+        f"{folder.path} waits for a job of {note.server} with another {' and '.join(changed)}",
+        hint="use --fresh to leave that job and start anew, or --run-dir for another folder",
+        details={"changed": changed, "job": note.job},
+    )
 
 
 def _gone_on(context: Context, note: RemoteDoc) -> Flow[JobDoc | None]:

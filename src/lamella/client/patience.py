@@ -219,7 +219,8 @@ def error_of(answer: Answer) -> LamellaError:
         return Problem(
             code=problem["code"],
             message=str(problem.get("detail") or problem.get("message") or problem.get("title")),
-            hint=problem.get("hint"),
+            # The server's own hint is for programs.
+            hint=_hint(401) if answer.status == 401 else problem.get("hint"),
             details=problem.get("details") or {},
         ).to_error()
     try:
@@ -275,7 +276,7 @@ def _problem(answer: Response) -> dict[str, Any] | None:
 
 def _hint(status: int) -> str | None:
     hints = {
-        401: "give a token: --token, LAMELLA_TOKEN, or once for all `lamella login URL`",
+        401: "`lamella login URL` keeps a token for all commands; else --token or LAMELLA_TOKEN",
         403: "this token may not do that: ask whoever runs the server for one that may",
         404: "check the server's address: it should not have a path, as https://gpu.lab:8443",
     }
