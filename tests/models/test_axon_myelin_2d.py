@@ -1,0 +1,50 @@
+"""The shipped axon model: small, without anybody's images, good on the rat that was left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lamella as lm
+import lamella.models
+from lamella.models.folder import ModelFolder
+
+FOLDER = Path(lamella.models.__file__).parent / "starter" / "axon-myelin-2d"
+IMAGE = "sub-rat1/micr/sub-rat1_sample-data1_SEM.png"
+MASK = "derivatives/labels/sub-rat1/micr/sub-rat1_sample-data1_SEM_seg-{}-manual.png"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ModelFolder.open(FOLDER)
+
+
+def test_is_complete_and_at_most_five_megabytes(model):
+    assert model.n_bytes <= 5_000_000
+    assert model.has_graph, "it runs without PyTorch"
+    assert not list(FOLDER.glob("example*")), "no crop of the images it was trained on is shipped"
+    assert [known.name for known in model.card.classes] == ["background", "axon", "myelin"]
+
+
+def test_card_says_on_which_rats_it_was_trained_and_judged(model):
+    card = model.card
+    assert card.training.data_licence == "MIT"
+    assert "rat 1" in card.training.notes
+    assert "a little too good" in card.training.notes
+    dice = {m.conditions["class"]: m.value for m in card.metrics if m.name == "Dice"}
+    assert dice["axon"] == pytest.approx(0.884, abs=0.001)
+    assert dice["myelin"] == pytest.approx(0.834, abs=0.001)
+    assert all("rat1" in metric.data for metric in card.metrics)
+
+
+def test_the_rat_that_was_left_out(model, data_dir, tmp_path):
+    """As the card says, run as users run it."""
+    folder = data_dir / "em" / "axondeepseg_sem"
+    run = lm.segment(folder / IMAGE, model="axon-myelin-2d", run_dir=tmp_path / "run")
+    labels = np.asarray(run.labels.data[:]).squeeze()
+    stated = {m.conditions["class"]: m.value for m in model.card.metrics if m.name == "Dice"}
+    for value, name in enumerate(("axon", "myelin"), start=1):
+        mask = np.asarray(lm.open(folder / MASK.format(name)).data[:]).squeeze() > 127
+        found = labels == value
+        dice = 2 * (found & mask).sum() / (found.sum() + mask.sum())
+        assert dice == pytest.approx(stated[name], abs=0.01)
