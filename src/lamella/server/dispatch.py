@@ -95,7 +95,9 @@ class ServerDispatcher:
     def _start(self) -> None:
         services = self._services
         data_dir = services.settings.data_dir
-        executor = make_executor(services.settings, self._gpus)
+        # The same after a restart, another for another server at the same database.
+        name = f"server-{services.secret.key('executor').hex()[:12]}"
+        executor = make_executor(services.settings, self._gpus, name)
         is_cluster = bool(services.settings.scheduler or services.settings.cluster)
         self._dispatcher = Dispatcher(
             services.jobs,
@@ -114,8 +116,14 @@ def open_dispatcher(services: Services) -> ServerDispatcher:
     return ServerDispatcher(services)
 
 
-def make_executor(settings: Settings, gpus: Sequence[str]) -> Executor:
+def make_executor(settings: Settings, gpus: Sequence[str], name: str = "local") -> Executor:
     """What runs attempts: a cluster where the settings name one, else processes of this machine.
+
+    Args:
+        settings: which of them, and how many workers.
+        gpus: numbers of the GPUs that workers of this machine use.
+        name: who runs the jobs, as the queue knows it; after a restart this server finds by it
+            what it left behind.
 
     Raises:
         LamellaError: when a cluster cannot be reached or started.
@@ -128,7 +136,11 @@ def make_executor(settings: Settings, gpus: Sequence[str]) -> Executor:
         ours = {name: options.pop(name) for name in _CLUSTER_OURS if name in options}
         return ClusterExecutor(
             ClusterOptions(
-                scheduler=settings.scheduler, kind=settings.cluster, options=options, **ours
+                scheduler=settings.scheduler,
+                kind=settings.cluster,
+                options=options,
+                folder=str(settings.data_dir / "cluster"),
+                **{"name": name, **ours},
             )
         )
     from lamella.jobs.local import LocalExecutor, LocalOptions
@@ -139,6 +151,7 @@ def make_executor(settings: Settings, gpus: Sequence[str]) -> Executor:
             gpus=tuple(gpus),
             n_threads=settings.worker_threads,
             preload=_PRELOADED,
+            name=name,
         )
     )
 
