@@ -1,64 +1,281 @@
-"""Servers and workers killed with -9 at random moments: does every job end with the same labels?
+"""Nothing is lost: server, workers and clients killed with -9 at random moments, round after round.
 
-    python benchmarks/chaos.py --rounds 50 [--kills 2] [--seed N] [--size 64] [--model ID]
+Each round two clients run ``lamella segment --server`` through a slow proxy, with one worker, so
+that one of the two jobs waits. Somewhere in upload, queue, run or download one process is killed;
+servers and clients are started again as a person would. Then every job must be finished, once, with
+labels and objects equal to those of a quiet local run, and no acknowledged byte of an upload may be
+lost or sent again::
 
-A round is an upload, a job, its events and its download; see lamella.testing.chaos for what is
-judged. The seed is printed: the same seed draws the same moments. Results: results/chaos.json.
+    python benchmarks/chaos.py --rounds 50 --seed 1
 """
 
 import argparse
 import json
+import os
 import random
-import statistics
+import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lamella.io import save_volume
-from lamella.simulation.tomogram import simulate_tomogram
-from lamella.testing.chaos import Chaos
-from lamella.volume import Volume
+import numpy as np
+import psutil
 
-RESULTS = Path(__file__).parent / "results"
+import lamella as lm
+from lamella.core.errors import LamellaError
+from lamella.core.places import ClientPlaces
+from lamella.testing.proxy import Proxy
+from lamella.testing.server import LiveServer
+
+PHASES = ("upload", "queue", "run", "download")
+VICTIMS = ("client", "server", "worker")
+# How long after the beginning of a phase the kill may come, seconds.
+SPANS = {"upload": 1.5, "queue": 3.0, "run": 4.0, "download": 0.6}
+ROUND_S = 240.0
+MODEL = "membrane-3d"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--kills", type=int, default=2, help="at most so many a round")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    parser.add_argument("--size", type=int, default=64, help="voxels along each axis")
-    parser.add_argument("--model", default="membrane-3d")
-    options = parser.parse_args()
-    print(f"seed {options.seed}")
+@dataclass
+class Client:
+    """One ``lamella segment --server``, started again as often as it is killed."""
+
+    source: Path
+    folder: Path
+    url: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    n_starts: int = 0
+    said: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.n_starts += 1
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "lamella", "segment", str(self.source), "--model", MODEL,
+                "--run-dir", str(self.folder), "--server", self.url, "--json",
+            ],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.end()
+
+    def end(self) -> int:
+        assert self.process is not None
+        out, _ = self.process.communicate()
+        self.said.append(out.decode(errors="replace"))
+        return self.process.returncode
+
+    @property
+    def is_over(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def phase(self, states: dict[str, str]) -> str:
+        """Where it stands, as far as its folder and the server tell."""
+        note = self.folder / "remote.json"
+        if (self.folder / "manifest.json").exists():
+            return "over"
+        if (self.folder / ".download").exists():
+            return "download"
+        try:
+            job = json.loads(note.read_text())["job"]
+        except (OSError, ValueError):
+            job = None
+        if job is None:
+            return "upload"
+        return {"queued": "queue", "running": "run"}.get(states.get(job, ""), "")
+
+
+class Chaos:
+    """A server, a proxy and what a quiet run gives."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self.environment = {
+            **os.environ,
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.sources = [self._source(i) for i in range(2)]
+        self.quiet = [
+            lm.segment(path, MODEL, run_dir=folder / f"quiet{i}.run")
+            for i, path in enumerate(self.sources)
+        ]
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self.restarts = 0
+        self.server = LiveServer(folder / "data", ("--workers", "1"), self.environment)
+        self.server.start()
+        self.environment["LAMELLA_TOKEN"] = self.server.token
+        # Two or three seconds for an upload, less for a download.
+        self.proxy = Proxy(self.server.url, bytes_per_s=2.5e6)
+
+    def close(self) -> None:
+        self.proxy.close()
+        self.server.close()
+
+    def round(self, number: int) -> None:
+        """One round; raises AssertionError with the story when anything is not as it must be."""
+        self._clean()
+        clients = [
+            Client(path, self.folder / f"r{number}-{i}.run", self.proxy.url, self.environment)
+            for i, path in enumerate(self.sources)
+        ]
+        story: list[str] = []
+        try:
+            for client in clients:
+                client.start()
+            deadline = time.monotonic() + ROUND_S
+            for _ in range(self.random.choice((1, 1, 2))):
+                self._strike(clients, story, deadline)
+            self._see_it_through(clients, story, deadline)
+            self._judge(clients, story)
+        except BaseException:
+            print("story:", *story, sep="\n  ")
+            for client in clients:
+                client.kill()
+                print("said:", *client.said, sep="\n")
+            raise
+        finally:
+            for client in clients:
+                shutil.rmtree(client.folder, ignore_errors=True)
+
+    # -- parts of a round
+
+    def _strike(self, clients: list[Client], story: list[str], deadline: float) -> None:
+        phase, victim = self.random.choice(PHASES), self.random.choice(VICTIMS)
+        target = self._wait_for(phase, clients, deadline)
+        if target is None:
+            story.append(f"{phase} was over before {victim} could be killed")
+            return
+        time.sleep(self.random.uniform(0.0, SPANS[phase]))
+        states = self._states()
+        story.append(
+            f"{victim} killed in or after {phase}; clients in {[c.phase(states) for c in clients]}"
+        )
+        self.kills[phase, victim] += 1
+        if victim == "client":
+            target.kill()
+            time.sleep(self.random.uniform(0.0, 1.0))
+            target.start()
+        elif victim == "server":
+            self.server.kill()
+            time.sleep(self.random.uniform(0.0, 2.0))
+            self.server.start()
+        else:
+            workers = [
+                one
+                for one in psutil.Process(self.server.pid).children(recursive=True)
+                if "lamella.jobs.worker_process" in " ".join(one.cmdline())
+            ]
+            for one in workers:
+                one.kill()
+
+    def _wait_for(self, phase: str, clients: list[Client], deadline: float) -> Client | None:
+        while time.monotonic() < deadline:
+            states = self._states()
+            running = [client for client in clients if not client.is_over]
+            for client in running:
+                if client.phase(states) == phase:
+                    return client
+            if not running:
+                return None
+            time.sleep(0.02)
+        raise AssertionError("the round takes too long")
+
+    def _see_it_through(self, clients: list[Client], story: list[str], deadline: float) -> None:
+        for client in clients:
+            while True:
+                assert client.process is not None
+                try:
+                    client.process.wait(max(1.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    raise AssertionError("a client does not end") from None
+                if client.end() == 0:
+                    break
+                story.append("a client gave up; the same command again")
+                self.restarts += 1
+                assert client.n_starts < 6, "the same command again and again"
+                client.start()
+
+    def _judge(self, clients: list[Client], story: list[str]) -> None:
+        for client, quiet in zip(clients, self.quiet, strict=True):
+            run = lm.open_run(client.folder)
+            assert run.is_finished
+            assert run.manifest.labels == quiet.manifest.labels, "other labels"
+            assert np.array_equal(run.labels.load(), quiet.labels.load()), "other labels"
+            objects = (run.folder / "objects.csv").read_bytes()
+            assert objects == (quiet.folder / "objects.csv").read_bytes(), "other objects"
+        seen = self.proxy.seen
+        assert not seen.lost, f"acknowledged bytes were lost: {seen.lost}"
+        assert not seen.sent_again, f"acknowledged bytes were sent again: {seen.sent_again}"
+        with self._client() as client:
+            jobs = client.jobs()
+        assert [job.state for job in jobs] == ["finished"] * 2, f"jobs: {jobs}"
+        story.append("all is well")
+
+    # -- the server's side
+
+    def _clean(self) -> None:
+        """Nothing of an earlier round helps this one."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        with self._client() as client:
+            for job in client.jobs():
+                client.remove("jobs", job.id)
+            for volume in client.volumes():
+                client.remove("volumes", volume.id)
+
+    def _client(self) -> "lm.Client":
+        places = ClientPlaces(None, None, self.server.token)
+        return lm.Client(self.server.url, places=places)
+
+    def _states(self) -> dict[str, str]:
+        try:
+            with self._client() as client:
+                return {job.id: job.state for job in client.jobs()}
+        except LamellaError:
+            return {}
+
+    def _source(self, i: int) -> Path:
+        noise = np.random.default_rng(i).normal(0, 1, (48, 128, 128)).astype(np.float32)
+        z, y, x = np.indices(noise.shape)
+        shell = np.abs(np.sqrt((z - 24) ** 2 + (y - 64) ** 2 + (x - 64 + 8 * i) ** 2) - 18) < 2
+        volume = lm.Volume.from_array(noise - 3 * shell, spacing=(1.0,) * 3, unit="nm")
+        return lm.save(volume, self.folder / f"tomo{i}.mrc")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    words = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        simulated = simulate_tomogram((options.size,) * 3, seed=3)
-        volume = Volume.from_array(simulated.intensity, spacing=(1.0, 1.0, 1.0), unit="nm")
-        image = save_volume(volume, folder / "tomogram.mrc")
-        chaos = Chaos(folder, image, options.model)
-        rounds = chaos.run(options.rounds, options.seed, options.kills)
-    kills = Counter(kill for each in rounds for kill in each.kills)
-    row = {
-        "rounds": options.rounds,
-        "seed": options.seed,
-        "model": options.model,
-        "shape": [options.size] * 3,
-        "kills": dict(sorted(kills.items())),
-        "kills in all": kills.total(),
-        "attempts, most": max(each.attempt for each in rounds),
-        "uploads that were resumed": sum(each.n_resumed_uploads for each in rounds),
-        "same labels and objects": True,
-        "quiet_s": round(rounds[0].elapsed_s, 2),
-        "median_s": round(statistics.median(each.elapsed_s for each in rounds[1:]), 2),
-        "total_s": round(time.monotonic() - began, 1),
-    }
-    print(json.dumps(row, indent=1))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "chaos.json").write_text(json.dumps(row, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(prefix="lamella-chaos-") as folder:
+        chaos = Chaos(Path(folder), words.seed)
+        try:
+            for number in range(words.rounds):
+                start = time.monotonic()
+                chaos.round(number)
+                print(
+                    f"round {number + 1} of {words.rounds}: {time.monotonic() - start:.1f} s",
+                    flush=True,
+                )
+        finally:
+            chaos.close()
+    print(f"{words.rounds} rounds in {time.monotonic() - began:.0f} s; kills by phase and victim:")
+    for (phase, victim), n in sorted(chaos.kills.items()):
+        print(f"  {phase:<9} {victim:<7} {n}")
+    print(f"clients that had to be started again though nobody killed them: {chaos.restarts}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,7 +17,6 @@ def _load(name):
 
 fake_server = _load("fake_server")
 misfortune = _load("misfortune")
-dropping_proxy = _load("dropping_proxy")
 
 
 @pytest.fixture

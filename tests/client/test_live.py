@@ -9,7 +9,6 @@ import threading
 
 import numpy as np
 import pytest
-from dropping_proxy import Proxy
 from fake_server import live as serve
 from fake_server import until
 
@@ -24,6 +23,7 @@ from lamella.core.errors import (
     UnauthenticatedError,
 )
 from lamella.core.progress import Progress
+from lamella.testing.proxy import Proxy
 from lamella.wire.event import LabelsDelta, LogEvent, PreviewEvent, StateEvent
 from lamella.wire.problem import Problem
 
