@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from lamella.core.places import Places
-from lamella.jobs.rows import NewJob
+from lamella.jobs.machine import NewJob
 from lamella.server.app import PREFIX, create_app, iter_routers
 from lamella.server.openapi import EXAMPLES
 from lamella.server.services import open_services
@@ -305,7 +305,10 @@ def test_owners_and_admins_find_their_things(world):
                 continue
             if headers is world.owner and not set(operation.scopes) <= set(_annotator()):
                 continue
-            if any(word in operation.path for word in ("artifacts", "manifest", "zarr", "pull", "view-url")):
+            if any(
+                word in operation.path
+                for word in ("artifacts", "manifest", "zarr", "pull", "view-url")
+            ):
                 continue  # nothing has been run or pulled yet
             answer = world.send(operation, headers)
             assert answer.status_code < 400, (str(operation), answer.text)

@@ -138,7 +138,8 @@ def log_command(job: str, **words: Any) -> None:
 def download_command(job: str, output: Path | None, **words: Any) -> None:
     """Bring a JOB's run folder here.
 
-    Waits for a job that has not ended."""
+    Waits for a job that has not ended.
+    """
     console = console_of(words)
     with connect(words) as client:
         remote = client.job(find_job(client, job))

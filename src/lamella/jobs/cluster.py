@@ -343,10 +343,9 @@ class ClusterExecutor:
             task = self._tasks.get((message["job_id"], message["attempt"]))
             if task is None:
                 return
-            if "worker" in message:
-                task.address = message["worker"]
-            else:
-                self._reports.put(Report(*task.key, "events"))
+            # The scheduler writes into every message who sent it.
+            task.address = message["worker"]
+            self._reports.put(Report(*task.key, "events"))
 
     def _hear_scheduler(self, event: tuple[float, Any]) -> None:
         """A worker came or went; what it was doing is lost."""

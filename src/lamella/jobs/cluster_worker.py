@@ -30,7 +30,8 @@ def run_on_worker(work: Work) -> Outcome:
     def wake() -> None:
         worker.log_event(TOPIC, message)
 
-    worker.log_event(TOPIC, {**message, "worker": worker.address, "id": worker.id})
+    # Where the attempt runs is known from the first message on.
+    wake()
     try:
         with printing_to_log(work):
             return run_work(work, wake, lambda: key in _CANCELLED)

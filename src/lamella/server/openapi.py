@@ -72,6 +72,7 @@ _PROBLEM_EXAMPLE = {
 }
 _TOKEN_STATUSES = (401, 403, 429)
 _INPUT_STATUSES = (413, 422)
+_BODY_STATUSES = (400,)
 _SERVER_STATUSES = (500, 503, 507)
 
 
@@ -123,6 +124,7 @@ def _complete_operation(operation: dict[str, Any], method: str) -> None:
         *_SERVER_STATUSES,
         *(_TOKEN_STATUSES if operation.get("security") else ()),
         *(_INPUT_STATUSES if takes_input else ()),
+        *(_BODY_STATUSES if operation.get("requestBody") else ()),
     )
     responses = operation["responses"]
     for status, entry in problems(*statuses).items():

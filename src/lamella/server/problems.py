@@ -90,6 +90,7 @@ _CODE_BY_STATUS = {
     429: "too_many_requests",
 }
 _HINT_BY_STATUS = {
+    400: "documents are JSON in UTF-8",
     404: "/api/v1/docs lists every address",
     405: "the Allow header lists the methods of this address",
 }

@@ -58,9 +58,8 @@ class Tus:
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Any:
         """A request; header names are written with underscores."""
         sent = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.client.request(
-            method, path if path.startswith("/") else f"/api/v1/{path}", headers=sent, content=body
-        )
+        where = path if path.startswith("http") else f"/api/v1/{path}"
+        return self.client.request(method, where, headers=sent, content=body)
 
     def create(self, n_bytes: int | None, metadata: dict[str, str] | None = None, **headers: str):
         """POST; the answer."""

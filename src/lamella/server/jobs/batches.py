@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Request, Response
 
 from lamella.core.errors import LamellaError
-from lamella.server.auth import Principal, ServicesDep, require
+from lamella.jobs.machine import NewJob
+from lamella.server.auth import ServicesDep
 from lamella.server.jobs.documents import batch_document
 from lamella.server.jobs.owned import owned_batch
-from lamella.server.jobs.routes import Key
-from lamella.server.jobs.submit import check_key, new_job
+from lamella.server.jobs.routes import Key, Reader, Writer, check_open
+from lamella.server.jobs.submit import Submission, check_key
 from lamella.server.problems import problems
 from lamella.wire.job import BatchDoc, BatchSpec
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/batches", tags=["batches"])
-
-Reader = Annotated[Principal, require("jobs:read")]
-Writer = Annotated[Principal, require("jobs:write")]
 
 
 @router.post(
@@ -40,10 +36,12 @@ def create_batch(
     idempotency_key: Key = None,
 ) -> BatchDoc:
     """Queue all jobs or none: one that cannot be taken refuses the whole batch, and is named."""
-    new_jobs = []
+    check_open(services)
+    submission = Submission(services, who)
+    new_jobs: list[NewJob] = []
     for number, job in enumerate(spec.jobs):
         try:
-            new_jobs.append(new_job(services, who, job))
+            new_jobs.append(submission.job(job))
         except LamellaError as error:
             raise type(error)(
                 f"job {number} of the batch: {error.message}",

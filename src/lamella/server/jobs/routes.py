@@ -12,12 +12,12 @@ from lamella.server.jobs.diary import diary_lines
 from lamella.server.jobs.documents import job_document, job_line
 from lamella.server.jobs.owned import owned_job
 from lamella.server.jobs.removal import remove_job
-from lamella.server.jobs.submit import check_key, new_job
+from lamella.server.jobs.submit import Submission, check_key
 from lamella.server.problems import ProtocolError, problems
 from lamella.server.services import Services
 from lamella.wire.job import JobDoc, JobPage, JobSpec, JobStateName
 
-__all__ = ["router"]
+__all__ = ["Key", "Reader", "Writer", "check_open", "router"]
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -52,8 +52,9 @@ def create_job(
     The answer is 201, or 200 when the `Idempotency-Key` was used before for the same request; for
     another request that is a conflict (409).
     """
-    _check_open(services)
-    record, is_new = services.jobs.add(new_job(services, who, spec, check_key(idempotency_key)))
+    check_open(services)
+    job = Submission(services, who).job(spec, check_key(idempotency_key))
+    record, is_new = services.jobs.add(job)
     if is_new:
         services.dispatcher.changed(record.id)
         services.audit.record(
@@ -126,7 +127,7 @@ def cancel_job(job_id: str, request: Request, services: ServicesDep, who: Writer
 )  # fmt: skip
 def retry_job(job_id: str, request: Request, services: ServicesDep, who: Writer) -> JobDoc:
     """Queue a job again that failed or was cancelled; it goes on where it stopped."""
-    _check_open(services)
+    check_open(services)
     owned_job(services, who, job_id)
     record = services.jobs.retry(job_id)
     services.dispatcher.changed(job_id)
@@ -157,7 +158,12 @@ def get_job_log(job_id: str, services: ServicesDep, who: Reader) -> PlainTextRes
     return PlainTextResponse("".join(f"{line}\n" for line in diary_lines(lines)))
 
 
-def _check_open(services: Services) -> None:
+def check_open(services: Services) -> None:
+    """Refuse new work while the server goes down.
+
+    Raises:
+        ProtocolError: 503.
+    """
     if services.is_closing:
         raise ProtocolError(
             503,

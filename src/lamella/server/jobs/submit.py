@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lamella.wire.job import JobSpec
     from lamella.wire.request import SegmentRequest
 
-__all__ = ["check_key", "new_job"]
+__all__ = ["Submission", "check_key"]
 
 _FETCH_S = 20.0
 """How long a request waits for its input to be fetched or probed; then it has to come again."""
@@ -57,40 +57,61 @@ def check_key(key: str | None) -> str | None:
     )
 
 
-def new_job(services: Services, who: Principal, spec: JobSpec, key: str | None = None) -> NewJob:
-    """A job that can be queued.
+class Submission:
+    """The jobs of one request; what they have in common is checked once.
 
     Args:
         services: of the server.
-        who: asks for it.
-        spec: what is asked for.
-        key: the same key is the same job.
-
-    Raises:
-        LamellaError: of the kind that fits what is wrong with it.
+        who: asks for them.
     """
-    _check_disk(services)
-    for suffix in spec.exports:
-        check_suffix(suffix)
-    request = spec.request
-    _check_paths(services, request)
-    engine = _check_model(services, request)
-    owner = None if who.is_admin else who.user
-    volume = _input_volume(services, who, request.input.path, owner)
-    if request.restore is not None and request.restore.psf is not None:
-        services.volumes.resolve(request.restore.psf, owner)
-    return NewJob(
-        owner=who.user,
-        kind=spec.kind,
-        spec=spec.model_dump(mode="json"),
-        name=spec.name,
-        priority=spec.priority,
-        resources=_resources(services, request, engine),
-        volume=None if volume is None else volume.id,
-        idempotency_key=key,
-        cost=_n_voxels(volume),
-        estimate_key=f"{spec.kind}:{request.model}"[:128],
-    )
+
+    def __init__(self, services: Services, who: Principal) -> None:
+        _check_disk(services)
+        self._services = services
+        self._who = who
+        self._engines: dict[tuple[str, str | None], EngineDescriptor] = {}
+        self._volumes: dict[str, VolumeRecord | None] = {}
+
+    def job(self, spec: JobSpec, key: str | None = None) -> NewJob:
+        """A job that can be queued.
+
+        Args:
+            spec: what is asked for.
+            key: the same key is the same job.
+
+        Raises:
+            LamellaError: of the kind that fits what is wrong with it.
+        """
+        services, who, request = self._services, self._who, spec.request
+        for suffix in spec.exports:
+            check_suffix(suffix)
+        _check_paths(services, request)
+        engine = self._engine(request)
+        owner = None if who.is_admin else who.user
+        text = request.input.path
+        if text not in self._volumes:
+            self._volumes[text] = _input_volume(services, who, text, owner)
+        volume = self._volumes[text]
+        if request.restore is not None and request.restore.psf is not None:
+            services.volumes.resolve(request.restore.psf, owner)
+        return NewJob(
+            owner=who.user,
+            kind=spec.kind,
+            spec=spec.model_dump(mode="json"),
+            name=spec.name,
+            priority=spec.priority,
+            resources=_resources(services, request, engine),
+            volume=None if volume is None else volume.id,
+            idempotency_key=key,
+            cost=_n_voxels(volume),
+            estimate_key=f"{spec.kind}:{request.model}"[:128],
+        )
+
+    def _engine(self, request: SegmentRequest) -> EngineDescriptor:
+        key = (request.model, request.engine)
+        if key not in self._engines:
+            self._engines[key] = _check_model(self._services, request)
+        return self._engines[key]
 
 
 def _check_disk(services: Services) -> None:

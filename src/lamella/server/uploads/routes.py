@@ -314,9 +314,10 @@ def _answer(
 
 
 def _place(request: Request, services: Services, upload_id: str) -> str:
-    """Address of an upload: from the root, unless the server knows how others see it."""
-    root = request.url.path.partition("/uploads")[0]
-    return f"{services.settings.public_url}{root}/uploads/{upload_id}"
+    """Whole address of an upload; some clients cannot make one of a path."""
+    url = request.url
+    base = services.settings.public_url or f"{url.scheme}://{url.netloc}"
+    return f"{base}{url.path.partition('/uploads')[0]}/uploads/{upload_id}"
 
 
 async def _note(request: Request, services: Services, action: str, upload_id: str) -> None:
