@@ -20,8 +20,8 @@ class TokenSpec(Document):
     """Fewer rights than the role's, where given."""
     name: str = Field(default="", max_length=200)
     """What it is for."""
-    expires_s: float | None = Field(default=None, gt=0)
-    """Seconds until it stops to be valid; None = until it is revoked."""
+    expires_s: float | None = Field(default=None, gt=0, le=100 * 365 * 86_400)
+    """Seconds until it stops to be valid, at most a hundred years; None = until it is revoked."""
 
 
 class TokenDoc(Document):
