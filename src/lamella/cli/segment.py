@@ -10,6 +10,7 @@ from lamella.cli.console import Console
 from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.parameters import answer_options, console_of, input_options, is_given
 from lamella.cli.remote import elsewhere_options
+from lamella.cli.sections import SEGMENT_SECTIONS, SectionedCommand
 from lamella.cli.segmenting import (
     build_request,
     objects_options,
@@ -34,7 +35,7 @@ _LABEL_SUFFIXES = (
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=SEGMENT_SECTIONS)
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path),

@@ -12,6 +12,7 @@ import click
 
 from lamella.cli.console import Console, table
 from lamella.cli.parameters import stack_options
+from lamella.cli.sections import SectionedCommand
 from lamella.core.errors import InputError, MissingDependencyError
 from lamella.server.settings import Settings, flag_of
 
@@ -44,23 +45,6 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Logs": ("log_format", "log_level"),
 }  # fmt: skip
-
-
-class _ServeCommand(click.Command):
-    """Lists its many options by what they are about."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section."""
-        records = {
-            parameter.name: record
-            for parameter in self.get_params(ctx)
-            if (record := parameter.get_help_record(ctx)) is not None
-        }
-        for title, names in _SECTIONS.items():
-            with formatter.section(title):
-                formatter.write_dl([records.pop(name) for name in names])
-        with formatter.section("More"):
-            formatter.write_dl(list(records.values()))
 
 
 def _setting_options(function: F) -> F:
@@ -106,7 +90,8 @@ def _click_type(name: str) -> dict[str, Any]:
 
 @click.command(
     name="serve",
-    cls=_ServeCommand,
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     epilog="Every setting can also stand in a TOML file (--config, or server.toml in the data"
     " folder) and in the environment (LAMELLA_SERVER_PORT=9000).",
 )

@@ -9,6 +9,7 @@ import click
 from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.parameters import answer_options, console_of, input_options
 from lamella.cli.remote import Leaving, connect, leaving, server_options, short_id
+from lamella.cli.sections import SEGMENT_SECTIONS, SectionedCommand
 from lamella.cli.segmenting import build_request, objects_options, request_options
 from lamella.core.errors import LamellaError, RunCancelledError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command()
+@click.command(cls=SectionedCommand, sections=SEGMENT_SECTIONS)
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @request_options
 @objects_options
