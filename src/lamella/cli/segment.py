@@ -1,11 +1,13 @@
 """``lamella segment``: from files to labels, objects and a report, one run folder each."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lamella.cli.blocks import block_options, opened_blocks, take_block_words
 from lamella.cli.console import Console
 from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.parameters import answer_options, console_of, input_options, is_given
@@ -55,6 +57,7 @@ _LABEL_SUFFIXES = (
     help="Go on with unfinished work (default), or start anew whatever the folder holds.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the output; run a finished run again.")
+@block_options
 @elsewhere_options
 @answer_options
 def command(
@@ -76,17 +79,39 @@ def command(
 
     console = console_of(words)
     jobs = _plan(inputs, output, run_dir, words["model"])
+    cut = take_block_words(words)
     if words["server"] is not None:
         from lamella.cli.segment_remote import segment_remotely
 
+        if any(cut.values()):
+            raise InputError(
+                "a server decides by itself who segments",
+                hint="leave out --block, --block-workers, --scheduler and --cluster",
+            )
         flags = {"resume": resume, "overwrite": overwrite, "trust": trust}
         return segment_remotely(jobs, words | flags, console)
     if is_given(words, "token", "pin", "insecure"):
         raise InputError("--token, --pin and --insecure are about a server", hint="add --server")
+    options = RunOptions(Path(), not resume, overwrite=overwrite, is_trusted=trust)
+    with opened_blocks(cut) as blocks:
+        runs, problems = _segment_all(jobs, replace(options, blocks=blocks), words, console)
+    document = {"runs": [run_document(run) for run in runs]}
+    if problems:
+        document["problems"] = [_problem(path, error) for path, error in problems]
+    console.answer(document, lambda: "\n".join(run_text(run, console) for run in runs))
+    return EXIT_INPUT if problems else 0
+
+
+def _segment_all(
+    jobs: Sequence[tuple[Path, Path, Path | None]],
+    common: "RunOptions",
+    words: dict[str, Any],
+    console: Console,
+) -> "tuple[list[Run], list[tuple[Path, LamellaError]]]":
     runs: list[Run] = []
     problems: list[tuple[Path, LamellaError]] = []
     for path, folder, export in jobs:
-        options = RunOptions(folder, not resume, export, overwrite, is_trusted=trust)
+        options = replace(common, run_dir=folder, export=export)
         if len(jobs) > 1:
             console.say(f"{path}  ({len(runs) + len(problems) + 1} of {len(jobs)})")
         try:
@@ -99,11 +124,7 @@ def command(
                 raise
             problems.append((path, error))
             console.warn(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
-    document = {"runs": [run_document(run) for run in runs]}
-    if problems:
-        document["problems"] = [_problem(path, error) for path, error in problems]
-    console.answer(document, lambda: "\n".join(run_text(run, console) for run in runs))
-    return EXIT_INPUT if problems else 0
+    return runs, problems
 
 
 def _segment(path: Path, options: "RunOptions", words: dict[str, Any], console: Console) -> "Run":

@@ -23,6 +23,7 @@ from typing import Any
 
 from lamella.core.errors import InputError, RunError
 from lamella.jobs.batch_system import ClusterOptions, connect, start_cluster
+from lamella.jobs.process import available_cores
 
 __all__ = ["MAX_LOSSES", "Answer", "DaskBlocks", "LocalBlocks", "call"]
 
@@ -58,7 +59,7 @@ class LocalBlocks:
                 f"expected 1 or more workers for blocks, got {n_workers}", hint="--block-workers 2"
             )
         self.n_workers = n_workers
-        self._n_threads = n_threads or max(1, len(os.sched_getaffinity(0)) // n_workers)
+        self._n_threads = n_threads or max(1, len(available_cores()) // n_workers)
 
     def run(
         self, function: str, documents: Mapping[int, Mapping[str, Any]]
@@ -67,22 +68,23 @@ class LocalBlocks:
         left = dict(documents)
         n_losses = 0
         while left:
-            with self._pool() as pool:
+            pool = self._pool()
+            try:
                 tasks: dict[Future[Any], int] = {
                     pool.submit(call, function, document): n for n, document in left.items()
                 }
-                try:
-                    for number, answer in _answers(tasks):
-                        if number is None:
-                            yield None
-                            continue
-                        del left[number]
-                        n_losses = 0
-                        yield number, answer
-                except BrokenProcessPool:
-                    n_losses += 1
-                finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                for number, answer in _answers(tasks):
+                    if number is None:
+                        yield None
+                        continue
+                    del left[number]
+                    n_losses = 0
+                    yield number, answer
+            except BrokenProcessPool:
+                n_losses += 1
+            finally:
+                # Once: a second call, such as that of a ``with``, would take the cancelling back.
+                pool.shutdown(cancel_futures=True)
             if n_losses > MAX_LOSSES:
                 # Which of those that ran killed its worker is not known; one of the first did.
                 yield next(iter(left)), _lost()
@@ -139,9 +141,11 @@ class DaskBlocks:
         try:
             while tasks:
                 try:
-                    waited: Any = wait_for(
-                        list(tasks), timeout=_TICK_S, return_when=FIRST_COMPLETED
-                    )
+                    # Dask's function asks for the client of the moment, and ours is no default.
+                    with self._client.as_current():
+                        waited: Any = wait_for(
+                            list(tasks), timeout=_TICK_S, return_when=FIRST_COMPLETED
+                        )
                 except TimeoutError:
                     yield None
                     continue
