@@ -12,6 +12,7 @@ traceback under the same request id.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
@@ -190,12 +192,20 @@ def problem_response(
         details=problem.details,
         request_id=getattr(connection.state, "request_id", ""),
     )
-    return JSONResponse(
-        document.model_dump(mode="json"),
+    return _AnyText(
+        document.model_dump(),
         status_code=status,
         headers=dict(headers or {}),
         media_type=MEDIA_TYPE,
     )
+
+
+class _AnyText(JSONResponse):
+    """JSON whose text may quote what came: halves of characters too, which UTF-8 does not have."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -205,6 +215,9 @@ def add_problem_handlers(app: FastAPI) -> None:
         LamellaError: _answer_ours,
         RequestValidationError: _answer_invalid,
         HTTPException: _answer_http,
+        # PostgreSQL keeps no NUL, and UTF-8 has no halves of characters.
+        DataError: _answer_unkept,
+        UnicodeEncodeError: _answer_unkept,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -244,6 +257,18 @@ async def _answer_invalid(connection: HTTPConnection, error: Exception) -> Respo
         hint="correct the named fields; /api/v1/openapi.json describes them, unknown ones are"
         " refused",
         details={"problems": found},  # pyright: ignore[reportArgumentType] - JSON values
+    )
+    return await _deliver(connection, problem_response(connection, problem, status=422))
+
+
+async def _answer_unkept(connection: HTTPConnection, error: Exception) -> Response | None:
+    logger.warning("%s: a value that cannot be kept was refused", type(error).__name__)
+    logger.debug("where it was refused", exc_info=error)
+    problem = Problem(
+        code="invalid_input",
+        message="the request has a value that cannot be kept: text with a NUL or with half a"
+        " character, or a number that is too large",
+        hint="text is UTF-8 without NUL",
     )
     return await _deliver(connection, problem_response(connection, problem, status=422))
 
