@@ -132,6 +132,28 @@ def test_the_chunk_shrinks_on_a_bad_line_and_grows_on_a_good_one():
     assert max(sizes) == 800
 
 
+@given(st.integers(100, 100_000), st.integers(0, 5000))
+def test_a_chunk_takes_about_a_second_whatever_the_line(bytes_per_s, latency_ms):
+    sizes = []
+
+    class Line(Machine):
+        def _send(self, request):
+            if request.body is not None:
+                sizes.append(request.body.count)
+                self.now_s += request.body.count / bytes_per_s + latency_ms / 1000
+            return super()._send(request)
+
+    data = bytes(40 * bytes_per_s)
+    options = UploadOptions(64, 1024, 1 << 20)
+    Line(FakeServer(), []).run(upload_volume(upload_of(data), Memory(), PATIENCE, options))
+    # The last one is what is left.
+    settled = sizes[14:-1]
+    limits = [max(64, 0.24 * bytes_per_s), max(64, 2.1 * bytes_per_s)]
+    if latency_ms < 200:
+        assert all(limits[0] <= size <= limits[1] for size in settled)
+    assert sum(sizes) == len(data)
+
+
 def test_a_file_that_is_not_what_was_announced_is_refused_and_forgotten():
     memory = Memory()
     memory.put("sha256", "0" * 64)

@@ -30,6 +30,8 @@ _LINE_S = 10.0
 """Time between two progress lines where there is no terminal to draw on."""
 _FIRST_LINE_S = 2.0
 """Time until the first of them in a stage."""
+_RATE_S = 0.5
+"""Time after which a rate means something."""
 _BAR_WIDTH = 24
 
 
@@ -187,8 +189,10 @@ class ConsoleSink:
         fraction = 1.0 if event.total <= 0 else min(1.0, event.done / event.total)
         filled = round(fraction * _BAR_WIDTH)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
-        count = f"{event.done:,.0f}/{event.total:,.0f} {event.unit}".rstrip()
-        if rate := getattr(event, "bytes_per_s", 0.0):
+        # Whole megabytes say nothing about a small file.
+        digits = 1 if event.unit == "MB" and event.total < 100 else 0
+        count = f"{event.done:,.{digits}f}/{event.total:,.{digits}f} {event.unit}".rstrip()
+        if rate := getattr(event, "bytes_per_s", 0.0) or self._bytes_per_s(event, now):
             count += f"  {rate / 1e6:.1f} MB/s"
         left = getattr(event, "eta_s", None)
         if left is None and fraction > 0 and event.done > self._first_done:
@@ -196,6 +200,13 @@ class ConsoleSink:
             left = pace * (event.total - event.done)
         eta = f"  {format_duration(left)} left" if left is not None and fraction < 1 else ""
         return f"{event.stage:<16} {bar} {fraction:4.0%}  {count}{eta}"
+
+    def _bytes_per_s(self, event: Any, now: float) -> float:
+        """The rate of a stage that counts megabytes, once it has lasted long enough to tell."""
+        lasted = now - self._started_s
+        if event.unit != "MB" or lasted < _RATE_S or event.done <= self._first_done:
+            return 0.0
+        return (event.done - self._first_done) * 1e6 / lasted
 
     def _is_terminal(self) -> bool:
         stream = self.stream or sys.stderr

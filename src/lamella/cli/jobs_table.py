@@ -18,12 +18,15 @@ from lamella.core.errors import RunCancelledError
 
 if TYPE_CHECKING:
     from lamella.client.client import Client
-    from lamella.wire.job import JobDoc
+    from lamella.wire.job import JobDoc, ProgressDoc
 
 __all__ = ["watch_jobs"]
 
 _PAUSE_S = 1.0
 _BAR = 12
+_ID, _STATE = 8, 11
+_WORDS = 44
+"""Columns that a stage, its share, its bar and the time left take."""
 _FINAL = ("finished", "failed", "cancelled")
 _COLORS = {"running": "cyan", "finished": "green", "failed": "red", "cancelled": "magenta"}
 
@@ -41,7 +44,9 @@ def watch_jobs(client: Client, ids: list[str], console: Console) -> int:
     """
     leave = Leaving(client.context.server, "watch")
     with leaving(console, leave) as sink:
-        watched = ids or [job.id for job in client.jobs(limit=1000) if job.state not in _FINAL]
+        # Oldest first: as they run.
+        listed = [] if ids else client.jobs(limit=1000)[::-1]
+        watched = ids or [job.id for job in listed if job.state not in _FINAL]
         if not watched:
             console.answer({"jobs": []}, "no job is queued or running")
             return 0
@@ -55,6 +60,11 @@ def watch_jobs(client: Client, ids: list[str], console: Console) -> int:
                 f"{what} at {leave.server}",
                 hint="`lamella jobs watch` shows them again, `lamella jobs cancel ID` ends one",
             ) from None
+    for job in jobs:
+        if job.state == "failed" and job.problem is not None and _is_live(console):
+            # The table had one line for it.
+            hint = f" ({job.problem.hint})" if job.problem.hint else ""
+            console.warn(f"{short_id(job.id)}: {job.problem.message}{hint}")
     if console.as_json:
         console.answer({"jobs": [job.model_dump(mode="json") for job in jobs]}, "")
     return 0 if all(job.state == "finished" for job in jobs) else EXIT_INPUT
@@ -70,7 +80,7 @@ class _Table:
 
     def run(self, ids: list[str]) -> list[JobDoc]:
         """Draw until all have ended."""
-        is_live = sys.stdout.isatty() and not (self.console.as_json or self.console.quiet)
+        is_live = _is_live(self.console)
         while True:
             jobs = self._known(ids)
             if is_live:
@@ -97,14 +107,11 @@ class _Table:
     def _draw(self, jobs: list[JobDoc]) -> None:
         size = shutil.get_terminal_size()
         # Those that do something first; a table longer than the screen cannot be drawn again.
-        order = sorted(jobs, key=lambda job: _rank(job.state))
+        order = sorted(jobs, key=lambda job: (_rank(job.state), job.position or 0))
         room = max(3, size.lines - 3)
         shown = order[:room]
-        widths = (
-            min(28, max(len(_name(job)) for job in shown)),
-            min(20, max(len(job.spec.request.model) for job in shown)),
-        )
-        lines = [_line(job, widths, self.console, size.columns) for job in shown]
+        layout = _Layout.of(shown, size.columns)
+        lines = [_line(job, layout, self.console) for job in shown]
         if len(order) > room:
             lines.append(f"... and {len(order) - room} more")
         up = f"\x1b[{self._n_drawn}A\x1b[J" if self._n_drawn else ""
@@ -120,24 +127,58 @@ class _Table:
                 )
 
 
+def _is_live(console: Console) -> bool:
+    """Whether the table is drawn again and again, rather than changes told line by line."""
+    return sys.stdout.isatty() and not (console.as_json or console.quiet)
+
+
 def _rank(state: str) -> int:
     order = ("running", "cancelling", "interrupted", "queued", "failed", "cancelled", "finished")
     return order.index(state)
 
 
-def _line(job: JobDoc, widths: tuple[int, int], console: Console, columns: int) -> str:
+@dataclass(frozen=True)
+class _Layout:
+    """Widths of columns; the last one takes what is left."""
+
+    name: int
+    model: int
+    room: int
+
+    @classmethod
+    def of(cls, jobs: list[JobDoc], columns: int) -> _Layout:
+        """Names and models as wide as they are, where the terminal has room for them.
+
+        What a job does comes first: a narrow terminal shortens names, then leaves models out.
+        """
+        name = min(32, max(len(_name(job)) for job in jobs))
+        model = min(24, max(len(job.spec.request.model) for job in jobs))
+        # Id, state and spaces; then a bar with its share and the time left.
+        spare = columns - 1 - (_ID + 2 + 2 + _STATE + 1) - _WORDS
+        if spare < name + model + 2:
+            name = min(name, max(12, spare - model - 2))
+        if spare < name + model + 2:
+            model = 0
+            name = min(name, max(8, spare))
+        used = _ID + 2 + name + 2 + (model + 2 if model else 0) + _STATE + 1
+        return cls(name, model, max(0, columns - 1 - used))
+
+
+def _line(job: JobDoc, layout: _Layout, console: Console) -> str:
     """One row, no wider than the terminal.
 
     ::
 
-        1f3a09bc  tomo.mrc  membrane-3d  running     tiles ██████░░░░░░  52%  10 s left
+        1f3a09bc  tomo.mrc  membrane-3d  running     tiles  52% ██████░░░░░░  10 s left
     """
-    state = console.style(f"{job.state:<11}", fg=_COLORS.get(job.state))
-    name, model = _cut(_name(job), widths[0]), _cut(job.spec.request.model, widths[1])
-    head = f"{short_id(job.id)}  {name}  {model}  "
-    rest = _progress(job)
-    room = max(0, columns - len(head) - 12)
-    return f"{head}{state} {rest[:room]}".rstrip()
+    cells = [short_id(job.id), _cut(_name(job), layout.name)]
+    if layout.model:
+        cells.append(_cut(job.spec.request.model, layout.model))
+    state = console.style(f"{job.state:<{_STATE}}", fg=_COLORS.get(job.state))
+    said = next((one for one in _versions(job) if len(one) <= layout.room), None)
+    if said is None:
+        said = _versions(job)[-1][: layout.room]
+    return f"{'  '.join(cells)}  {state} {said}".rstrip()
 
 
 def _cut(text: str, width: int) -> str:
@@ -145,19 +186,34 @@ def _cut(text: str, width: int) -> str:
 
 
 def _progress(job: JobDoc) -> str:
+    return _versions(job)[0]
+
+
+def _versions(job: JobDoc) -> list[str]:
+    """What there is to say about a job, from the longest way to the shortest."""
     if job.state == "queued":
-        return queue_text(job.position, job.eta_s)
-    if job.state == "running" and job.progress is not None:
-        known = job.progress
-        share = min(1.0, known.done / known.total) if known.total else 0.0
-        filled = round(share * _BAR)
-        left = f"  {format_duration(known.eta_s)} left" if known.eta_s is not None else ""
-        return f"{known.stage} {'█' * filled}{'░' * (_BAR - filled)} {share:4.0%}{left}"
+        text = queue_text(job.position, job.eta_s)
+        return [text, text.replace("starts in about", "in"), text.partition(",")[0]]
+    if job.state == "running":
+        return _running(job.progress)
     if job.state == "failed" and job.problem is not None:
-        return job.problem.message
+        return [job.problem.message]
     if job.state == "finished" and job.n_objects is not None:
-        return f"{job.n_objects:,} objects"
-    return ""
+        return [f"{job.n_objects:,} objects"]
+    return [""]
+
+
+def _running(known: ProgressDoc | None) -> list[str]:
+    if known is None:
+        return ["starting", ""]
+    share = min(1.0, known.done / known.total) if known.total else 0.0
+    filled = round(share * _BAR)
+    bar = "█" * filled + "░" * (_BAR - filled)
+    short = f"{known.stage} {share:4.0%}"
+    # A second left is no news.
+    has_end = known.eta_s is not None and known.eta_s > 1
+    left = f"  {format_duration(known.eta_s or 0.0)} left" if has_end else ""
+    return [f"{short} {bar}{left}", f"{short}{left}", short, f"{share:.0%}"]
 
 
 def _name(job: JobDoc) -> str:

@@ -161,6 +161,8 @@ class RemoteSink(ConsoleSink):
                 return
             if self._lost_s is not None:
                 self._lost_s = None
+                # What is left is not reckoned with the time when nothing went through.
+                self._stage = ""
                 self.clear()
             if kind == "state":
                 self._state(event)
@@ -193,18 +195,30 @@ class RemoteSink(ConsoleSink):
             self.console.say("the run was interrupted on the server; it goes on by itself")
         elif event.state == "running":
             self._said = ""
-            self.clear()
+            self._passing("started on the server")
+        elif event.state == "finished":
+            self._passing("finished on the server")
+
+    def _passing(self, text: str) -> None:
+        """What a terminal shows until there is more to say."""
+        if self._is_terminal():
+            self._status(text)
+
+    def note(self, text: str) -> None:
+        """Show what is done now, where someone looks."""
+        with self._lock:
+            self._passing(text)
 
     def _waiting(self, event: Any) -> None:
         now = time.monotonic()
         self._lost_s = now if self._lost_s is None else self._lost_s
         lost_s = now - self._lost_s
-        text = f"{event.reason}; trying again"
         if self._is_terminal():
+            # The reason last: a narrow terminal cuts the end off.
             since = f" for {format_duration(lost_s)}" if lost_s > 1 else ""
-            self._status(text + since, always=True)
+            self._status(f"trying again{since}: {event.reason}", always=True)
         elif lost_s + event.seconds > _QUIET_S:
-            self._status(text)
+            self._status(f"{event.reason}; trying again")
 
     def _status(self, text: str, *, always: bool = False) -> None:
         """One line that the next one replaces; elsewhere than on a terminal said once."""

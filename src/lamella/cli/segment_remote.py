@@ -48,6 +48,7 @@ def segment_remotely(plans: Sequence[Plan], words: dict[str, Any], console: Cons
         leave = Leaving(client.context.server)
         work = _Work(client, console, leave, words, flags)
         with leaving(console, leave) as sink:
+            sink.note(f"asking {leave.server}")
             for plan in plans:
                 request = build_request(plan[0], words)
                 check_export(plan[2], request, overwrite=flags["overwrite"])

@@ -138,7 +138,7 @@ def _innermost(error: BaseException) -> str:
     system = _cause(error, OSError)
     text = str(system.strerror or system) if system is not None else str(error)
     # "[Errno 111] Connection refused" says it twice.
-    return text.rpartition("] ")[2].strip().lower() or type(error).__name__
+    return text.rpartition("] ")[2].strip().rstrip(".").lower() or type(error).__name__
 
 
 def _stranger(error: ssl.SSLCertVerificationError, endpoint: Endpoint) -> str:

@@ -11,7 +11,8 @@
        └───────┴──── 404, 410: it is gone, start anew ────────┘
 
 What was acknowledged is never sent again: after every failure the server is asked what it has. The
-chunk halves with every failure and doubles with every success, so that a bad line gets forward.
+chunk halves with every failure, so that a bad line gets forward, and follows the line's pace: about
+a second each, so that progress is seen and a cut costs little.
 """
 
 import base64
@@ -48,14 +49,16 @@ class UploadOptions:
         smallest_chunk: bytes of a request when nothing gets through.
         first_chunk: bytes of the first request.
         largest_chunk: bytes of a request when all goes well; one is in memory per part.
+        chunk_s: about how long a request takes, seconds.
         n_parts: parts that are sent at the same time, for large inputs.
         part_bytes: least size of a part.
         can_skip: use the same bytes where the server has them already.
     """
 
     smallest_chunk: int = 256 * 1024
-    first_chunk: int = 4 * 2**20
+    first_chunk: int = 2**20
     largest_chunk: int = 16 * 2**20
+    chunk_s: float = 1.0
     n_parts: int = 1
     part_bytes: int = 256 * 2**20
     can_skip: bool = True
@@ -240,6 +243,7 @@ class _Stretch:
         self.chunk = min(options.first_chunk, options.largest_chunk)
         self.trouble = Trouble(self.work.trouble.patience, self.work.trouble.was_reached)
         self.n_conflicts = self.n_mismatches = 0
+        self.answered_s = 0.0
 
     def run(self) -> Flow[str]:
         """Send what the server does not have; returns the upload's place (``uploads/ID``)."""
@@ -268,6 +272,7 @@ class _Stretch:
         if self.slot:
             headers["upload-concat"] = "partial"
         answer = yield from _create(self.work.memory, self.slot, headers, self.trouble)
+        self.answered_s = answer.time_s
         return _place(answer)
 
     def _offset(self, place: str) -> Flow[int | None]:
@@ -277,6 +282,7 @@ class _Stretch:
         answer = yield from ask(Request("HEAD", place, headers=_TUS), own, *_GONE)
         if not answer.is_success:
             return None
+        self.answered_s = answer.time_s
         offset = _number(answer, "upload-offset")
         return offset if 0 <= offset <= self.count else None
 
@@ -308,7 +314,13 @@ class _Stretch:
     def _landed(self, answer: Response) -> int:
         self.trouble.over()
         self.n_conflicts = self.n_mismatches = 0
-        self.chunk = min(self.work.options.largest_chunk, self.chunk * 2)
+        options = self.work.options
+        # From the last answer, whatever it was, to this one.
+        lasted, self.answered_s = answer.time_s - self.answered_s, answer.time_s
+        if lasted < options.chunk_s / 2:
+            self.chunk = min(options.largest_chunk, self.chunk * 2)
+        elif lasted > options.chunk_s * 2:
+            self.chunk = max(options.smallest_chunk, self.chunk // 2)
         return _number(answer, "upload-offset")
 
     def _recover(self, place: str, answer: Any) -> Flow[int | None]:
