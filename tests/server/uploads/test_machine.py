@@ -37,6 +37,8 @@ class Model:
 
 
 BODIES = st.binary(min_size=0, max_size=12)
+# What reaches the disk is for other tests; here, waiting for it would be most of the time.
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def make_machine(tus_class, checksum):  # noqa: C901 - a class with its rules
@@ -45,7 +47,7 @@ def make_machine(tus_class, checksum):  # noqa: C901 - a class with its rules
 
         @initialize()
         def begin(self):
-            self.folder = tempfile.TemporaryDirectory()
+            self.folder = tempfile.TemporaryDirectory(dir=IN_MEMORY)
             self.tus = tus_class(Path(self.folder.name) / "data")
             self.models: dict[str, Model] = {}
 
@@ -225,4 +227,6 @@ def make_machine(tus_class, checksum):  # noqa: C901 - a class with its rules
 @pytest.mark.timeout(300)
 def test_uploads_behave_as_the_model(tus_class, told_checksum):
     machine = make_machine(tus_class, told_checksum)
-    run_state_machine_as_test(machine, settings=settings(stateful_step_count=25))
+    # A step is an HTTP request: a third of the usual number of examples.
+    n = max(12, settings().max_examples // 3)
+    run_state_machine_as_test(machine, settings=settings(max_examples=n, stateful_step_count=30))

@@ -1,11 +1,18 @@
 """The protocol as a client sees it: every status that tus asks for, and what is left on disk."""
 
+import base64
+import errno
 import hashlib
 import time
 
 import pytest
 
 BODY = b"0123456789"
+BODY_TYPE = "application/offset+octet-stream"
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
 
 
 def test_what_the_server_can_is_told_without_a_token(tus):
@@ -237,6 +244,52 @@ def test_a_deferred_length_counts_once_it_is_told(make_tus):
     assert tus.patch(where, 0, bytes(50), Upload_Length="100").status_code == 204
 
 
+def test_without_a_length_no_more_comes_than_there_is_room_for(make_tus):
+    tus = make_tus(user_quota_bytes=100)
+    where = tus.create(None).headers["Location"]
+    assert tus.patch(where, 0, bytes(60)).status_code == 204
+    refused = tus.patch(where, 60, bytes(41))
+    assert refused.status_code == 413
+    assert "60 on reach beyond the 100" in refused.json()["detail"]
+    # Nor when the body does not say how long it is.
+    chunked = {"Content_Type": BODY_TYPE, "Upload_Offset": "60"}
+    assert tus.ask("PATCH", where, iter([bytes(20), bytes(21)]), **chunked).status_code == 413
+    assert tus.offset(where) == 60
+    assert tus.patch(where, 60, bytes(40)).status_code == 204
+
+
+def test_a_quota_counts_joined_parts_once(make_tus):
+    tus = make_tus(user_quota_bytes=100)
+    places = [tus.create(45, Upload_Concat="partial").headers["Location"] for _ in range(2)]
+    for place in places:
+        tus.patch(place, 0, bytes(45))
+    thrice = "final;" + " ".join([*places, places[0]])
+    assert tus.ask("POST", "uploads", Upload_Concat=thrice).status_code == 413
+    joined = tus.ask(
+        "POST", "uploads", Upload_Concat="final;" + " ".join(places),
+        Upload_Metadata=f"volume {encoded('0')}",
+    )  # fmt: skip
+    assert joined.status_code == 201
+    assert tus.create(11).status_code == 413
+    assert tus.create(10).status_code == 201
+
+
+def test_a_user_may_have_a_quota_of_their_own(make_tus):
+    import sqlalchemy as sa
+
+    from lamella.jobs.tables import users
+
+    tus = make_tus(user_quota_bytes=100)
+    with tus.services.database.begin() as connection:
+        connection.execute(
+            sa.insert(users).values(
+                owner="ann", weight=1.0, usage_s=0.0, usage_time=0.0, quota_bytes=10
+            )
+        )
+    assert tus.create(11).status_code == 413
+    assert tus.create(11, **tus.other("bob")).status_code == 201
+
+
 def test_a_server_holds_only_so_much(make_tus):
     tus = make_tus(max_total_bytes=100)
     assert tus.create(60).status_code == 201
@@ -248,6 +301,24 @@ def test_a_full_disk_is_told_before_a_byte_is_sent(make_tus):
     answer = tus.create(10)
     assert answer.status_code == 507
     assert answer.json()["code"] == "storage"
+
+
+def test_a_disk_that_fills_up_on_the_way_loses_nothing(tus, monkeypatch):
+    where = tus.create(10).headers["Location"]
+    assert tus.patch(where, 0, BODY[:4]).status_code == 204
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lamella.server.uploads.file.os.pwritev", full)
+        answer = tus.patch(where, 4, BODY[4:])
+    assert answer.status_code == 507
+    assert answer.json()["code"] == "storage"
+    assert str(tus.settings.data_dir) not in answer.text
+    assert tus.offset(where) == 4
+    assert tus.patch(where, 4, BODY[4:]).status_code == 204
+    assert tus.ask("GET", where).json()["sha256"] == hashlib.sha256(BODY).hexdigest()
 
 
 def test_an_upload_that_nobody_touches_expires(make_tus):

@@ -16,9 +16,10 @@ from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.problems import problems
 from lamella.server.services import Services
 from lamella.server.uploads import protocol
+from lamella.server.uploads.append import Chunk
 from lamella.server.uploads.protocol import TusError
 from lamella.server.uploads.rows import UploadRecord
-from lamella.server.uploads.service import Chunk, NewUpload, Uploads
+from lamella.server.uploads.service import NewUpload, Uploads
 from lamella.wire.upload import UploadDoc
 
 __all__ = ["router"]

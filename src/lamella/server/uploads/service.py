@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 
 from lamella.core.errors import ChecksumError, ConflictError, GoneError, MissingPathError
 from lamella.jobs.database import Database
+from lamella.server.uploads.append import Chunk, check_at_end, check_chunk, settle
 from lamella.server.uploads.file import (
     DATA_NAME,
     RunningHash,
@@ -32,8 +33,8 @@ from lamella.server.uploads.file import (
 )
 from lamella.server.uploads.join import check_parts, copy_parts
 from lamella.server.uploads.locks import Hold, UploadLocks
-from lamella.server.uploads.protocol import Checksum, TusError, parse_sha256
-from lamella.server.uploads.receive import BodyReceiver, Receive, Reception, outlast
+from lamella.server.uploads.protocol import TusError, parse_sha256
+from lamella.server.uploads.receive import BodyReceiver, outlast
 from lamella.server.uploads.rows import (
     UploadRecord,
     delete_upload,
@@ -46,7 +47,7 @@ from lamella.server.uploads.rows import (
 from lamella.server.uploads.space import Space, SpaceLimits
 from lamella.wire.problem import Problem
 
-__all__ = ["Chunk", "NewUpload", "Uploads", "VolumeMaker"]
+__all__ = ["NewUpload", "Uploads", "VolumeMaker"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,25 +93,6 @@ class NewUpload:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A body that is to be appended.
-
-    Attributes:
-        offset: where the client thinks that it belongs.
-        receive: its messages.
-        content_length: announced size; None = not known.
-        checksum: what it must hash to.
-        upload_length: whole size of an upload that had deferred it.
-    """
-
-    offset: int
-    receive: Receive
-    content_length: int | None = None
-    checksum: Checksum | None = None
-    upload_length: int | None = None
-
-
 class Uploads:
     """All uploads of a server.
 
@@ -150,8 +132,12 @@ class Uploads:
 
     # --- What routes ask for -----------------------------------------------------------------
 
-    def create(self, new: NewUpload) -> UploadRecord:
+    def create(self, new: NewUpload, *, n_replaced: int = 0) -> UploadRecord:
         """A new, empty upload, on disk; the one that the idempotency key made before, if any.
+
+        Args:
+            new: what is to be sent.
+            n_replaced: bytes of the same owner that go once it is finished.
 
         Raises:
             TusError: larger than the server takes, or a SHA-256 that is none.
@@ -178,7 +164,9 @@ class Uploads:
         folder = self.folder / record.id
         create_folder(folder)
         try:
-            kept = self._database.run(lambda connection: self._insert(connection, record))
+            kept = self._database.run(
+                lambda connection: self._insert(connection, record, n_replaced)
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -234,7 +222,7 @@ class Uploads:
             if record.parts is not None:
                 raise TusError("a concatenation takes no further bytes", status=403)
             if record.state != "open":
-                return record, _check_at_end(record, chunk)
+                return record, check_at_end(record, chunk)
             record = await self._run(self._prepare, record, chunk)
             file = await self._run(self._open, record)
             try:
@@ -330,7 +318,9 @@ class Uploads:
         # What has begun on the disk ends there before the upload's lock is given back.
         return await outlast(asyncio.get_running_loop().run_in_executor(self._threads, work, *args))
 
-    def _insert(self, connection: Connection, record: UploadRecord) -> UploadRecord:
+    def _insert(
+        self, connection: Connection, record: UploadRecord, n_replaced: int
+    ) -> UploadRecord:
         key = record.idempotency_key
         if key is not None and (old := find_by_key(connection, record.owner, key)) is not None:
             if (old.n_bytes, dict(old.metadata)) != (record.n_bytes, dict(record.metadata)):
@@ -339,7 +329,7 @@ class Uploads:
                     hint="use a new key for another file",
                 )
             return old
-        self.space.check(connection, record.owner, record.n_bytes or 0)
+        self.space.check(connection, record.owner, record.n_bytes or 0, n_replaced=n_replaced)
         insert_upload(connection, record)
         return record
 
@@ -398,20 +388,13 @@ class Uploads:
         return running
 
     async def _take(self, file: UploadFile, record: UploadRecord, chunk: Chunk, hold: Hold) -> int:
-        if chunk.offset != file.offset:
-            raise TusError(
-                f"Upload-Offset is {chunk.offset}, but the upload has {file.offset} bytes",
-                status=409,
-                hint="ask for the offset with HEAD",
-                headers={"Upload-Offset": str(file.offset)},
-            )
-        end = self.space.limits.max_upload if record.n_bytes is None else record.n_bytes
-        if chunk.content_length is not None and file.offset + chunk.content_length > end:
-            raise TusError(
-                f"{chunk.content_length} bytes from {file.offset} on reach beyond the"
-                f" upload's {end}",
-                status=413,
-            )
+        if record.n_bytes is None:
+            # Nothing was set aside for it: what is free now is what it may take.
+            room = await self._run(self.space.room, record.owner)
+            end = min(self.space.limits.max_upload, file.offset + room)
+        else:
+            end = record.n_bytes
+        check_chunk(chunk, file.offset, end)
         check = None if chunk.checksum is None else chunk.checksum.start()
         try:
             got = await self._receiver.receive(chunk.receive, file, hold, end - file.offset, check)
@@ -419,7 +402,7 @@ class Uploads:
             # Whatever went wrong: only acknowledged bytes stay.
             await self._run(file.discard)
             raise
-        return await self._run(_settle, file, got, chunk.checksum, check)
+        return await self._run(settle, file, got, chunk.checksum, check)
 
     def _finish(self, record: UploadRecord) -> UploadRecord:
         """Compare, and write down what became of it; the upload's lock is held."""
@@ -481,7 +464,8 @@ class Uploads:
             return self._same_whole(before, parts)
         sizes = {one.id: one.n_bytes or 0 for one in found}
         n_bytes = sum(sizes[part] for part in parts)
-        record = self.create(replace(new, n_bytes=n_bytes, parts=parts))
+        whole = replace(new, n_bytes=n_bytes, parts=parts)
+        record = self.create(whole, n_replaced=sum(sizes.values()))
         try:
             with UploadFile(self.folder / record.id, self._hash_of(record)) as file:
                 copy_parts(file, [self.folder / part / DATA_NAME for part in parts])
@@ -531,36 +515,3 @@ class Uploads:
         for path in self.folder.iterdir():
             if path.name not in known and self._clock() - path.stat().st_mtime > _ORPHAN_S:
                 self._drop(path.name)
-
-
-def _settle(file: UploadFile, got: Reception, checksum: Checksum | None, check: Any) -> int:
-    """Keep what came, or not; the offset afterwards.
-
-    Bytes of a cut body are kept unless they were to be checked as a whole.
-    """
-    if checksum is None:
-        return file.commit()
-    if got.end != "whole":
-        file.discard()
-        return file.offset
-    if check.digest() != checksum.digest:
-        file.discard()
-        raise ChecksumError(
-            f"the chunk's {checksum.algorithm} is not the one announced; it was discarded",
-            hint=f"send it again from offset {file.offset}",
-            details={"offset": file.offset},
-        )
-    return file.commit()
-
-
-def _check_at_end(record: UploadRecord, chunk: Chunk) -> int:
-    """The offset of a finished upload, for a client that sends its empty last chunk again."""
-    size = record.n_bytes or 0
-    if chunk.offset != size or chunk.content_length not in (0, None):
-        raise TusError(
-            f"the upload is finished with {size} bytes",
-            status=409,
-            hint="nothing is left to send",
-            headers={"Upload-Offset": str(size)},
-        )
-    return size

@@ -69,20 +69,30 @@ class Space:
                 hint="crop the volume, or ask for a larger max_upload_bytes",
             )
 
-    def check(self, connection: Connection, owner: str, n_bytes: int) -> None:
+    def check(
+        self, connection: Connection, owner: str, n_bytes: int, *, n_replaced: int = 0
+    ) -> None:
         """Refuse ``n_bytes`` more of a user, within the transaction that will add them.
+
+        Args:
+            connection: of the transaction.
+            owner: user.
+            n_bytes: to be added.
+            n_replaced: bytes of the same user that go once the new ones are there. They count
+                for the disk, which holds both for a while, and for no quota.
 
         Raises:
             QuotaError: the user, or the server, holds too much already.
             StorageError: the disk is too full.
         """
         self._database.lock(connection, _LOCK)
+        more = n_bytes - n_replaced
         quota = self.quota_of(connection, owner)
         if quota:
-            self._check_sum(f"the quota of {owner}", quota, self.used(connection, owner), n_bytes)
+            self._check_sum(f"the quota of {owner}", quota, self.used(connection, owner), more)
         if self.limits.total:
             used = self.used(connection)
-            self._check_sum("what this server may hold", self.limits.total, used, n_bytes)
+            self._check_sum("what this server may hold", self.limits.total, used, more)
         self._check_disk(connection, n_bytes)
 
     def room(self, owner: str) -> int:
@@ -111,6 +121,9 @@ class Space:
         )
 
     def _size(self, record: UploadRecord) -> int:
+        if record.parts is not None and record.state == "open":
+            # It is being joined: its parts are still there, and counted.
+            return 0
         return self._offset(record) if record.n_bytes is None else record.n_bytes
 
     def _offset(self, record: UploadRecord) -> int:
@@ -136,7 +149,9 @@ class Space:
     def _promised(self, connection: Connection) -> int:
         """Bytes of unfinished uploads that have not come yet."""
         return sum(
-            self._size(one) - self._offset(one) for one in list_uploads(connection, state="open")
+            one.n_bytes - self._offset(one)
+            for one in list_uploads(connection, state="open")
+            if one.n_bytes is not None
         )
 
     def _full(self, more: int, left: int) -> StorageError:

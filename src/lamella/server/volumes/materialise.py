@@ -67,7 +67,8 @@ class Materialiser:
             staging = folder / _STAGING_NAME
             staging.mkdir(parents=True, exist_ok=True)
             self._gather(record, staging)
-            sync_folder(staging)
+            for inside, _, _ in os.walk(staging):
+                sync_folder(Path(inside))
             staging.rename(data)
             sync_folder(folder)
         return content_root(data)
