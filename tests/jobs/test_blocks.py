@@ -75,7 +75,8 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         "from lamella.jobs.blocks import LocalBlocks\n"
         "if __name__ == '__main__':\n"
         f"    document = {{'n': 0, 'folder': {str(tmp_path)!r}, 'pause_s': 60}}\n"
-        "    list(LocalBlocks(1, n_threads=1).run('lamella.testing.block_work:work', {0: document}))\n"
+        "    runner = LocalBlocks(1, n_threads=1)\n"
+        "    list(runner.run('lamella.testing.block_work:work', {0: document}))\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     try:
