@@ -52,7 +52,7 @@ class JobSpec(Document):
 
 
 class ProgressDoc(Document):
-    """How far a running job is: the last progress event."""
+    """How far a job has come: its last progress event."""
 
     stage: str
     done: float
@@ -83,7 +83,7 @@ class JobDoc(Document):
     warnings: tuple[NoteDoc, ...] = ()
     problem: Problem | None = None
     last_event: int = 0
-    """Number of the newest event."""
+    """Number of the newest event; 0 in lists, which do not look for it."""
     summary: dict[str, JsonValue] = Field(default_factory=dict)
 
 

@@ -42,7 +42,8 @@ def job_document(services: Services, record: JobRecord) -> JobDoc:
 def job_line(services: Services, record: JobRecord) -> JobDoc:
     """A job as in lists: what the queue knows of it, without a look at its files."""
     result = record.result or {}
-    view = services.jobs.view()
+    has_more = record.state != "finished"
+    view = services.jobs.view(record.id if record.state == "queued" else None)
     return JobDoc(
         id=record.id,
         owner=record.owner,
@@ -55,7 +56,7 @@ def job_line(services: Services, record: JobRecord) -> JobDoc:
         finished=iso_time(record.finished) if record.is_final else None,
         position=view.position(record.id) if record.state == "queued" else None,
         eta_s=view.eta_s(record.id),
-        progress=None if not record.progress else _progress(record.progress),
+        progress=_progress(record.progress) if record.progress and has_more else None,
         n_objects=result.get("n_objects"),
         warnings=tuple(NoteDoc.model_validate(note) for note in result.get("warnings", ())),
         problem=record.problem,

@@ -77,9 +77,14 @@ def get_job_view_url(
     who: JobReader,
     labels: RunLabels = "labels",
 ) -> ViewUrl:
-    """Where viewers read the labels of a job as OME-Zarr without a token."""
-    owned_job(services, who, job_id)
+    """Where viewers read the labels of a job as OME-Zarr without a token, also while it runs."""
+    record = owned_job(services, who, job_id)
     pyramid = services.pyramids.of_run(job_id, labels)
+    if pyramid.version is None and not record.is_active:
+        raise MissingPathError(
+            f"job {job_id} is {record.state} and left no {labels!r}",
+            hint="ask for labels=labels; the stores of a run depend on what was asked of it",
+        )
     return _view_url(request, services, _JOB, job_id, f"{labels}.ome.zarr", pyramid)
 
 
