@@ -115,6 +115,39 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'lamella.db'}"
 
 
+# --- Storage of a server ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """An S3 server of this session's own, which s3fs finds by the environment."""
+    from lamella.testing.s3 import run_s3
+
+    with run_s3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: Any) -> str:
+    """The address of a prefix in a new, empty bucket."""
+    return s3_server.create_bucket()
+
+
+# --- A cluster ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def dask_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Dask cluster of this session's own: a scheduler and two workers, connected by TLS."""
+    from lamella.testing.dask import make_certificates, run_dask
+
+    folder = tmp_path_factory.mktemp("dask")
+    with run_dask(folder, 2, certificates=make_certificates(folder)) as site:
+        yield site
+
+
 # --- Small images and a small model for whole runs; no training, no PyTorch ---------------------
 
 _MODELS = importlib.util.spec_from_file_location(

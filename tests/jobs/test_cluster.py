@@ -10,7 +10,7 @@ from lamella.core.errors import InputError, ServerConnectionError
 from lamella.jobs.attempt import Outcome, Work, begin_attempt
 from lamella.jobs.cluster import ClusterExecutor, ClusterOptions
 from lamella.testing import job_functions as does
-from lamella.testing.dask import run_dask
+from lamella.testing.dask import make_certificates, run_dask
 from lamella.testing.dispatch import DispatcherContract
 from lamella.testing.executor import (
     ExecutorContract,
@@ -23,27 +23,22 @@ from lamella.testing.executor import (
 )
 
 
-@pytest.fixture(scope="module")
-def dask(tmp_path_factory):
-    with run_dask(tmp_path_factory.mktemp("dask"), 2) as site:
-        yield site
-
-
 class TestCluster(ExecutorContract):
     @pytest.fixture(autouse=True)
-    def _dask(self, dask):
-        self.address = dask.address
+    def _dask(self, dask_site):
+        self.options = {"scheduler": dask_site.address, **dask_site.certificates.options}
 
     def make_executor(self, folder):
-        return ClusterExecutor(ClusterOptions(scheduler=self.address, grace_s=self.grace_s))
+        return ClusterExecutor(ClusterOptions(**self.options, grace_s=self.grace_s))
 
 
 class TestQueueOnCluster(DispatcherContract):
     """The suite of the embedded queue, unchanged, on PostgreSQL and Dask."""
 
     @pytest.fixture(autouse=True)
-    def _servers(self, dask, postgres_url):
-        self.address, self.url = dask.address, postgres_url
+    def _servers(self, dask_site, postgres_url):
+        self.options = {"scheduler": dask_site.address, **dask_site.certificates.options}
+        self.url = postgres_url
 
     def make_url(self, folder):
         return self.url
@@ -51,7 +46,7 @@ class TestQueueOnCluster(DispatcherContract):
     def executor_source(self):
         return (
             "from lamella.jobs.cluster import ClusterExecutor, ClusterOptions\n"
-            f"options = ClusterOptions(scheduler={self.address!r}, grace_s={self.grace_s})\n"
+            f"options = ClusterOptions(**{self.options!r}, grace_s={self.grace_s})\n"
             "executor = ClusterExecutor(options)\n"
         )
 
@@ -126,12 +121,11 @@ class TestSites:
                 executor.close(0.0)
 
     def test_over_tls_with_certificates_on_both_sides(self, tmp_path):
-        ca, certificate, key = make_certificates(tmp_path)
-        words = ["--tls-ca-file", ca, "--tls-cert", certificate, "--tls-key", key]
-        with run_dask(tmp_path, 1, security=words) as site:
+        certificates = make_certificates(tmp_path)
+        with run_dask(tmp_path, 1, certificates=certificates) as site:
             assert site.address.startswith("tls://")
-            options = {"tls_ca": ca, "tls_cert": certificate, "tls_key": key}
-            executor = ClusterExecutor(ClusterOptions(scheduler=site.address, **options))
+            options = ClusterOptions(scheduler=site.address, **certificates.options)
+            executor = ClusterExecutor(options)
             try:
                 wait_for(lambda: executor.capacity()["cpu"] == 1, "a worker")
                 start(executor, tmp_path / "a", does.count, n=2)
@@ -250,51 +244,3 @@ class TestBadInput:
     def test_options_that_make_no_cluster(self, options):
         with pytest.raises(InputError):
             ClusterExecutor(ClusterOptions(kind="slurm", options=options))
-
-
-def make_certificates(folder):
-    """An authority of one's own that signed a certificate for 127.0.0.1; PEM files."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
-
-    def sign(name, key, issuer, issuer_key, *, is_ca):
-        builder = x509.CertificateBuilder(issuer_name=issuer, subject_name=name)
-        builder = builder.public_key(key.public_key())
-        builder = builder.serial_number(x509.random_serial_number())
-        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
-        constraints = x509.BasicConstraints(ca=is_ca, path_length=None)
-        builder = builder.add_extension(constraints, critical=True)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        return builder.sign(issuer_key, hashes.SHA256())
-
-    def called(text):
-        return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
-
-    def write(name, content):
-        path = folder / name
-        path.write_bytes(content)
-        return str(path)
-
-    pem = serialization.Encoding.PEM
-    ca_key, own_key = (
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP256R1()),
-    )
-    ca = sign(called("authority"), ca_key, called("authority"), ca_key, is_ca=True)
-    own = sign(called("dask"), own_key, called("authority"), ca_key, is_ca=False)
-    secret = own_key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return (
-        write("ca.pem", ca.public_bytes(pem)),
-        write("own.pem", own.public_bytes(pem)),
-        write("own.key", secret),
-    )

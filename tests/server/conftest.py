@@ -1,6 +1,7 @@
-"""A server for tests: in this process, or a real one on a free port."""
+"""A server for tests: in this process, or a real one on a free port; on either backend."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,42 @@ from lamella.wire.access import TokenSpec
 
 # Name of a test's user → role.
 USERS = {"admin": "admin", "annotator": "annotator", "viewer": "viewer", "other": "annotator"}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What a server of the tests stands on.
+
+    Attributes:
+        name: ``embedded`` or ``engines``.
+        settings: a new place of its kind, as settings: an empty database, an empty bucket.
+    """
+
+    name: str
+    settings: Callable[[], dict[str, Any]]
+
+
+@pytest.fixture(scope="session", params=["embedded", "engines"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """SQLite, files and processes of this machine; then PostgreSQL, S3 and Dask.
+
+    Whatever takes this fixture runs on both, unchanged.
+    """
+    if request.param == "embedded":
+        return Backend(request.param, dict)
+    postgres, s3, dask = (
+        request.getfixturevalue(name) for name in ("postgres_server", "s3_server", "dask_site")
+    )
+
+    def settings() -> dict[str, Any]:
+        return {
+            "database_url": postgres.create_database(),
+            "storage_url": s3.create_bucket(),
+            "scheduler": dask.address,
+            "cluster_options": {**dask.certificates.options, "grace_s": 2.0},
+        }
+
+    return Backend(request.param, settings)
 
 
 @pytest.fixture

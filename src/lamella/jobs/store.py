@@ -207,9 +207,13 @@ class JobStore(Leases):
         with self.database.read() as connection:
             return connection.execute(query).first() is not None
 
-    def view(self) -> QueueView:
-        """Positions and estimates of all queued and running jobs, at most a moment old."""
-        return self._views.get()
+    def view(self, queued_id: str | None = None) -> QueueView:
+        """Positions and estimates of all queued and running jobs, at most a moment old.
+
+        Args:
+            queued_id: a job that waits: a view that is too old to know it will not do.
+        """
+        return self._views.get(queued_id)
 
     def position(self, job_id: str) -> int | None:
         """Jobs ahead of it in the queue, plus one; None for a job that does not wait.

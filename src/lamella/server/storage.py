@@ -296,8 +296,10 @@ def fetch_url(url: str, target: Path, **options: Any) -> None:
 
 def _s3(**options: Any) -> Any:
     s3fs = require("s3fs", extra="s3", purpose="S3")
-    # Listings are not remembered: others write to the bucket as well.
-    return s3fs.S3FileSystem(use_listings_cache=False, **options)
+    # Listings are not remembered: others write to the bucket as well. Presigned addresses are
+    # signed as every region takes them; the default depends on the region.
+    told = {"use_listings_cache": False, "config_kwargs": {"signature_version": "s3v4"}}
+    return s3fs.S3FileSystem(**(told | options))
 
 
 @contextmanager

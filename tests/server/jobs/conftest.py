@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -40,8 +41,25 @@ class Site:
         body = {"request": request, **fields}
         return self.client.post("/api/v1/jobs", json=body, headers=self.headers[user])
 
+    def cancel(self, job: str, *, user: str = "maria") -> Any:
+        return self.client.post(f"/api/v1/jobs/{job}/cancel", headers=self.headers[user])
+
     def get(self, path: str, *, user: str = "maria", **words: Any) -> Any:
-        return self.client.get(f"/api/v1{path}", headers=self.headers[user], **words)
+        answer = self.client.get(
+            f"/api/v1{path}", headers=self.headers[user], follow_redirects=False, **words
+        )
+        return self._followed(answer)
+
+    def open_url(self, url: str, **words: Any) -> Any:
+        """An address without a token."""
+        path = url.removeprefix("http://testserver")
+        return self._followed(self.client.get(path, follow_redirects=False, **words), **words)
+
+    def _followed(self, answer: Any, **words: Any) -> Any:
+        """What the storage has, where the server sends its clients there."""
+        if answer.status_code != 307:
+            return answer
+        return httpx2.get(answer.headers["location"], trust_env=False, **words)
 
     def wait(self, job: str) -> dict[str, Any]:
         """Until a job has ended, by reading its events."""
@@ -51,7 +69,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, backend: Any) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     inputs = folder / "inputs"
     inputs.mkdir()
@@ -66,6 +84,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         gpus="none",
         worker_threads=1,
         shutdown_grace_s=2.0,
+        **backend.settings(),
     )
     services = open_services(settings, places=Places(models=folder / "models"))
     secrets = {

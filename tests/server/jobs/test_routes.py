@@ -28,6 +28,8 @@ def test_the_same_key_is_the_same_job(site, path):
         "/api/v1/jobs", json=body, headers={**site.headers["otto"], "Idempotency-Key": "k-1"}
     )
     assert fourth.status_code == 201
+    site.cancel(first.json()["id"])
+    site.cancel(fourth.json()["id"], user="otto")
 
 
 @pytest.mark.parametrize("key", ["", "a b", "ü", "x" * 300])
@@ -95,7 +97,7 @@ def test_a_job_is_its_owners(site, path):
     assert site.get("/jobs", user="otto", params={"owner": "maria"}).json()["jobs"] == []
     mine = site.get("/jobs", user="root", params={"owner": "maria"}).json()["jobs"]
     assert job in {item["id"] for item in mine}
-    site.client.post(f"/api/v1/jobs/{job}/cancel", headers=site.owner)
+    site.cancel(job)
     site.wait(job)
 
 
@@ -111,22 +113,25 @@ def test_lists_are_read_page_by_page(site, path):
             break
     assert found[:5] == ids[::-1]
     assert len(found) == len(set(found))
+    for job in ids:
+        site.cancel(job, user="otto")
     answer = site.get("/jobs", params={"cursor": "nonsense"})
     assert answer.status_code == 422
 
 
 def test_a_waiting_job_has_a_place_and_is_cancelled_at_once(site, path):
-    jobs = [site.submit(path).json() for _ in range(3)]
-    documents = [site.get(f"/jobs/{job['id']}").json() for job in jobs]
-    waiting = [document for document in documents if document["state"] == "queued"]
-    assert waiting
-    assert all(document["position"] >= 1 for document in waiting)
-    last = waiting[-1]["id"]
+    jobs = [site.submit(path).json()["id"] for _ in range(5)]
+    last = jobs.pop()
+    document = site.get(f"/jobs/{last}").json()
+    assert document["state"] == "queued"
+    assert document["position"] >= 1
     answer = site.client.post(f"/api/v1/jobs/{last}/cancel", headers=site.owner)
     assert answer.json()["state"] == "cancelled"
     assert site.wait(last)["state"] == "cancelled"
     again = site.client.post(f"/api/v1/jobs/{last}/retry", headers=site.owner)
     assert again.json()["state"] == "queued"
+    for job in jobs:
+        site.cancel(job)
     finished = site.wait(last)
     assert finished["state"] == "finished", finished
     retried = site.client.post(f"/api/v1/jobs/{last}/retry", headers=site.owner)

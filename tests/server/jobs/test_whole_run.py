@@ -1,5 +1,6 @@
 """A job from submission to what viewers and downloads see: as a local run, and nothing of paths."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -27,11 +28,6 @@ def archive_of(site):
 def artifacts_of(site):
     listed = site.get(f"/jobs/{site.job}/artifacts").json()
     return {item["name"]: ArtifactDoc.model_validate(item) for item in listed}
-
-
-def open_url(site, url, **words):
-    """An address without a token."""
-    return site.client.get(url.removeprefix("http://testserver"), **words)
 
 
 # --- As a local run -----------------------------------------------------------------------------
@@ -65,8 +61,11 @@ def test_the_archive_is_named_for_the_job_and_reproducible(finished):
     answer = finished.get(f"/jobs/{finished.job}/artifacts/run.tar")
     again = finished.get(f"/jobs/{finished.job}/artifacts/run.tar")
     assert answer.content == again.content
-    assert answer.headers["etag"] == f'"{listed.sha256}"'
+    assert hashlib.sha256(answer.content).hexdigest() == listed.sha256
     assert len(answer.content) == listed.n_bytes
+    path = f"/api/v1/jobs/{finished.job}/artifacts/run.tar"
+    head = finished.client.head(path, headers=finished.owner)
+    assert head.headers["etag"] == f'"{listed.sha256}"'
     with archive_of(finished) as archive:
         names = archive.getnames()
     assert f"{finished.job}.run/manifest.json" in names
@@ -220,12 +219,12 @@ def test_signed_addresses_need_no_token(finished):
     for name, item in artifacts_of(finished).items():
         if item.n_bytes is None:
             continue
-        answer = open_url(finished, item.url)
+        answer = finished.open_url(item.url)
         assert answer.status_code == 200, name
         assert len(answer.content) == item.n_bytes
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
-        part = open_url(finished, item.url, headers={"Range": "bytes=-5"})
+        part = finished.open_url(item.url, headers={"Range": "bytes=-5"})
         assert (part.status_code, part.content) == (206, answer.content[-5:])
         head = finished.client.head(item.url.removeprefix("http://testserver"))
         assert (head.status_code, head.content) == (200, b"")
@@ -242,7 +241,8 @@ def test_any_change_of_a_signed_address_is_refused(finished, data):
     letter = data.draw(letters.filter(lambda c: c != url[at]))
     changed = url[:at] + letter + url[at + 1 :]
     answer = finished.client.get(changed)
-    assert answer.status_code in (403, 404, 410), changed
+    # 422: two of its parts became one, which is too long to be either.
+    assert answer.status_code in (403, 404, 410, 422), changed
     assert b"voxels" not in answer.content
 
 
@@ -303,7 +303,7 @@ def test_what_is_no_artifact(finished, name, status):
 def test_labels_are_read_where_they_lie(finished, tmp_path):
     view = finished.get(f"/jobs/{finished.job}/view-url").json()
     assert (view["state"], view["version"]) == ("ready", "0.5")
-    document = open_url(finished, f"{view['url']}/zarr.json")
+    document = finished.open_url(f"{view['url']}/zarr.json")
     assert document.headers["access-control-allow-origin"] == "*"
     assert document.headers["cross-origin-resource-policy"] == "cross-origin"
     multiscale = document.json()["attributes"]["ome"]["multiscales"][0]
@@ -313,7 +313,7 @@ def test_labels_are_read_where_they_lie(finished, tmp_path):
         prefix = f"{finished.job}.run/labels.ome.zarr/"
         names = [n.removeprefix(prefix) for n in archive.getnames() if n.startswith(prefix)]
     for name in names:
-        answer = open_url(finished, f"{view['url']}/{name}")
+        answer = finished.open_url(f"{view['url']}/{name}")
         assert answer.status_code == 200
         (tmp_path / "l.ome.zarr" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "l.ome.zarr" / name).write_bytes(answer.content)
@@ -324,7 +324,7 @@ def test_labels_are_read_where_they_lie(finished, tmp_path):
 def test_viewers_hear_no_from_other_pages_too(finished):
     view = finished.get(f"/jobs/{finished.job}/view-url").json()
     for inside in ("0/c/9/9/9", "0/%2e%2e/%2e%2e/manifest.json", "0//zarr.json", "", "0", ".lock"):
-        answer = open_url(finished, f"{view['url']}/{inside}")
+        answer = finished.open_url(f"{view['url']}/{inside}")
         assert answer.status_code == 404, inside
         assert answer.headers["access-control-allow-origin"] == "*"
     preflight = finished.client.options(
@@ -363,7 +363,7 @@ def test_a_volume_becomes_a_pyramid(finished):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert (view["state"], view["version"]) == ("ready", "0.5"), view
-    answer = open_url(finished, f"{view['url']}/0/zarr.json")
+    answer = finished.open_url(f"{view['url']}/0/zarr.json")
     assert answer.json()["shape"] == [24, 64, 64]
     document = finished.get(f"/volumes/{made['id']}").json()
     assert document["pyramid"] == f"/api/v1/volumes/{made['id']}/ome.zarr"
