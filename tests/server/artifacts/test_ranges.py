@@ -1,17 +1,15 @@
 """Ranges and validators as RFC 9110 has them."""
 
+import asyncio
+import email
+import email.policy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from lamella.server.artifacts.ranges import (
-    UNSATISFIABLE,
-    FileSource,
-    attachment,
-    parse_range,
-    send_bytes,
-)
+from lamella.server.artifacts.ranges import FileSource, attachment, parse_ranges, send_bytes
 from lamella.server.problems import ProtocolError
 
 CONTENT = bytes(range(256)) * 3
@@ -34,22 +32,61 @@ def test_a_range_is_what_slicing_gives(a, b, n):
         (f"bytes={a}-", content[a:]),
         (f"bytes=-{b}", content[-b:] if b else b""),
     ):
-        found = parse_range(header, n)
+        found = parse_ranges(header, n)
         if expected is None:
             assert found is None
-        elif not expected:
-            assert found == UNSATISFIABLE
         else:
             assert found is not None
-            assert content[found[0] : found[1]] == expected
+            assert b"".join(content[start:stop] for start, stop in found) == expected
 
 
 @pytest.mark.parametrize(
-    "header", ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-2,4-5", "items=0-1",
-               "bytes=٣-٤", "bytes=1--2", "bytes=" + "9" * 40 + "-"],
+    "header", ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-2,x", "items=0-1",
+               "bytes=٣-٤", "bytes=1--2", "bytes=" + "9" * 40 + "-", "bytes=5-4,1-2", "bytes=,",
+               "bytes=" + "0-0," * 33],
 )  # fmt: skip
-def test_what_is_no_single_range_is_ignored(header):
-    assert parse_range(header, 100) is None
+def test_what_is_no_range_is_ignored(header):
+    assert parse_ranges(header, 100) is None
+
+
+def parts_of(answer):
+    """Ranges and contents of a multipart answer, as a mail parser of the standard library reads."""
+    head = f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode()
+    content = asyncio.run(body_of(answer))
+    assert int(answer.headers["content-length"]) == len(content)
+    message = email.message_from_bytes(head + content, policy=email.policy.HTTP)
+    assert message.is_multipart()
+    return [(part["content-range"], part.get_payload(decode=True)) for part in message.walk()][1:]
+
+
+async def body_of(answer):
+    return b"".join([piece async for piece in answer.body_iterator])
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 30)), min_size=1, max_size=8))
+def test_several_ranges_are_their_bytes_and_never_more_than_the_whole(ranges):
+    n = 50
+    header = "bytes=" + ", ".join(f"{start}-{start + length}" for start, length in ranges)
+    found = parse_ranges(header, n)
+    assert found is not None
+    asked = {i for start, length in ranges for i in range(start, start + length + 1) if i < n}
+    assert [i for start, stop in found for i in range(start, stop)] != [] or not asked
+    assert sum(stop - start for start, stop in found) == len(asked)
+    assert {i for start, stop in found for i in range(start, stop)} == asked
+
+
+def test_several_ranges_come_in_one_answer(tmp_path):
+    both = answer(tmp_path, range="bytes=300-309, -4,0-1")
+    assert both.status_code == 206
+    assert "content-range" not in both.headers
+    assert parts_of(both) == [
+        ("bytes 300-309/768", CONTENT[300:310]),
+        ("bytes 764-767/768", CONTENT[-4:]),
+        ("bytes 0-1/768", CONTENT[:2]),
+    ]
+    # Of those that overlap one is left, and it is sent as one is.
+    one = answer(tmp_path, range="bytes=0-5,3-9")
+    assert (one.headers["content-range"], one.body) == ("bytes 0-9/768", CONTENT[:10])
 
 
 def test_whole_part_and_nothing(tmp_path):
@@ -71,6 +108,7 @@ def test_only_headers_for_head(tmp_path):
     head = answer(tmp_path, "HEAD")
     assert (head.status_code, head.body) == (200, b"")
     assert head.headers["content-length"] == str(len(CONTENT))
+    assert answer(tmp_path, "HEAD", range="bytes=0-1").status_code == 200
 
 
 def test_validators(tmp_path):

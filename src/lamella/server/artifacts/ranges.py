@@ -1,22 +1,25 @@
-"""Bytes over HTTP as RFC 9110 has them: whole or a range, with validators, or only the headers.
+"""Bytes over HTTP as RFC 9110 has them: whole or in ranges, with validators, or only the headers.
 
-One range a request; of several, none is taken and the whole is sent, which the RFC allows.
+Several ranges are sent as ``multipart/byteranges``. Those that overlap are joined, so that no
+request makes the server send more than the whole.
 
 Examples:
-    >>> parse_range("bytes=2-5", 10), parse_range("bytes=-3", 10), parse_range("bytes=4-", 10)
-    ((2, 6), (7, 10), (4, 10))
-    >>> parse_range("bytes=10-", 10) is UNSATISFIABLE, parse_range("lines=1-2", 10)
-    (True, None)
+    >>> parse_ranges("bytes=2-5", 10), parse_ranges("bytes=-3, 0-1", 10)
+    (((2, 6),), ((7, 10), (0, 2)))
+    >>> parse_ranges("bytes=10-", 10), parse_ranges("lines=1-2", 10)
+    ((), None)
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -25,17 +28,16 @@ from starlette.responses import Response, StreamingResponse
 from lamella.server.problems import ProtocolError
 
 __all__ = [
-    "UNSATISFIABLE",
     "ByteSource",
     "FileSource",
     "attachment",
-    "parse_range",
+    "parse_ranges",
     "send_bytes",
 ]
 
-UNSATISFIABLE: Final = (-1, -1)
-"""A range of which the content has no byte."""
-_RANGE = re.compile(r"bytes=[ \t]*(\d{0,18})-(\d{0,18})[ \t]*", re.ASCII)
+_RANGE = re.compile(r"(\d{0,18})-(\d{0,18})", re.ASCII)
+_MAX_RANGES = 32
+"""Of one request; whoever asks for more gets the whole."""
 _READ_BYTES = 2**20
 _SMALL_BYTES = 2**20
 """Read and sent at once: chunks of arrays are."""
@@ -82,27 +84,33 @@ class FileSource:
                 yield piece
 
 
-def parse_range(header: str, n_bytes: int) -> tuple[int, int] | None:
-    """First byte and the one after the last of a ``Range``.
+def parse_ranges(header: str, n_bytes: int) -> tuple[tuple[int, int], ...] | None:
+    """First bytes and those after the last of a ``Range``.
 
     Args:
         header: value of the header.
         n_bytes: size of the content.
 
     Returns:
-        None for what has to be ignored: another unit, several ranges, no range at all.
+        None for what has to be ignored: another unit, too many ranges, no range at all. Nothing
+        for ranges of which the content has no byte.
     """
-    match = _RANGE.fullmatch(header.strip())
-    if match is None or not (match[1] or match[2]):
+    unit, _, listed = header.strip().partition("=")
+    texts = [text for item in listed.split(",") if (text := item.strip(" \t"))]
+    if unit != "bytes" or not 1 <= len(texts) <= _MAX_RANGES:
         return None
-    if not match[1]:
-        length = int(match[2])
-        return UNSATISFIABLE if not length or not n_bytes else (max(0, n_bytes - length), n_bytes)
-    start = int(match[1])
-    stop = min(n_bytes, int(match[2]) + 1) if match[2] else n_bytes
-    if match[2] and int(match[2]) < start:
-        return None
-    return UNSATISFIABLE if start >= n_bytes else (start, stop)
+    found: list[tuple[int, int]] = []
+    for text in texts:
+        match = _RANGE.fullmatch(text)
+        if match is None or not (match[1] or match[2]):
+            return None
+        if match[1] and match[2] and int(match[2]) < int(match[1]):
+            return None
+        start = int(match[1]) if match[1] else max(0, n_bytes - int(match[2]))
+        stop = min(n_bytes, int(match[2]) + 1) if match[1] and match[2] else n_bytes
+        if start < stop:
+            found.append((start, stop))
+    return _joined(found)
 
 
 def send_bytes(
@@ -129,15 +137,17 @@ def send_bytes(
     told = {**(headers or {}), "ETag": quoted, "Accept-Ranges": "bytes"}
     if _matches(request.headers.get("if-none-match", ""), quoted):
         return Response(status_code=304, headers=told)
-    chosen = _chosen_range(request, source.n_bytes, quoted)
-    if chosen == UNSATISFIABLE:
+    chosen = _chosen_ranges(request, source.n_bytes, quoted)
+    if chosen is not None and not chosen:
         raise ProtocolError(
             416,
             f"there is no such range: the content has {source.n_bytes} bytes",
             headers={"Content-Range": f"bytes */{source.n_bytes}"},
             hint="ask for a range that begins before its end",
         )
-    start, stop = chosen or (0, source.n_bytes)
+    if chosen is not None and len(chosen) > 1:
+        return _several(source, chosen, media_type, told)
+    start, stop = (0, source.n_bytes) if chosen is None else chosen[0]
     status = 200 if chosen is None else 206
     if chosen is not None:
         told["Content-Range"] = f"bytes {start}-{stop - 1}/{source.n_bytes}"
@@ -165,14 +175,61 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
 
 
-def _chosen_range(request: Request, n_bytes: int, quoted: str) -> tuple[int, int] | None:
+def _joined(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The ranges in their order, or sorted and joined where some overlap."""
+    ordered = sorted(ranges)
+    if all(a[1] <= b[0] for a, b in pairwise(ordered)):
+        return tuple(ranges)
+    joined = ordered[:1]
+    for start, stop in ordered[1:]:
+        if start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+def _several(
+    source: ByteSource,
+    ranges: tuple[tuple[int, int], ...],
+    media_type: str,
+    headers: Mapping[str, str],
+) -> Response:
+    # Chosen anew for every answer: no content can hold it by intent.
+    boundary = secrets.token_hex(16)
+    heads = [
+        f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\n"
+        f"Content-Range: bytes {start}-{stop - 1}/{source.n_bytes}\r\n\r\n".encode()
+        for start, stop in ranges
+    ]
+    end = f"\r\n--{boundary}--\r\n".encode()
+    total = sum(map(len, heads)) + sum(b - a for a, b in ranges) + len(end)
+
+    def pieces() -> Iterator[bytes]:
+        for head, (start, stop) in zip(heads, ranges, strict=True):
+            yield head
+            yield from source.read(start, stop)
+        yield end
+
+    return StreamingResponse(
+        pieces(),
+        status_code=206,
+        headers={**headers, "Content-Length": str(total)},
+        media_type=f"multipart/byteranges; boundary={boundary}",
+    )
+
+
+def _chosen_ranges(
+    request: Request, n_bytes: int, quoted: str
+) -> tuple[tuple[int, int], ...] | None:
     header = request.headers.get("range")
-    if header is None:
+    # Ranges are of GET alone.
+    if header is None or request.method != "GET":
         return None
     condition = request.headers.get("if-range")
     if condition is not None and condition.strip() != quoted:
         return None
-    return parse_range(header, n_bytes)
+    return parse_ranges(header, n_bytes)
 
 
 def _matches(header: str, quoted: str) -> bool:
