@@ -125,6 +125,7 @@ class Dispatcher:
         self._prepare = prepare or (lambda record: dict(record.spec))
         self._logs = LogCache(folder_of)
         self._held: dict[str, _Held] = {}
+        self._places: dict[str, int] = {}
         self._endings: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._attention = threading.Event()
         self._state_lock = threading.Lock()
@@ -177,17 +178,46 @@ class Dispatcher:
             is_news = log.last_state != (record.state, record.attempt)
             if is_news:
                 self._folder_of(job_id).mkdir(parents=True, exist_ok=True)
-                log.append(
-                    StateEvent(
-                        state=record.state,
-                        attempt=record.attempt,
-                        problem=record.problem,
-                        message=record.problem.message if record.problem else "",
-                    )
-                )
+                log.append(self._state_event(record))
         if is_news:
             self._tell("events_added", job_id)
         self._tell("job_changed", job_id)
+
+    def placed(self, job_id: str) -> None:
+        """Say in the log of a job that waits where it stands now, if that is another place.
+
+        For jobs that somebody watches: to say it of every job each time that one ends would be
+        the square of their number in lines.
+        """
+        log = self.log(job_id)
+        if (known := log.last_state) is None or known[0] != "queued":
+            return
+        if self.store.position(job_id) in (None, self._places.get(job_id)):
+            return
+        with self._state_lock:
+            try:
+                record = self.store.get(job_id)
+            except UnknownIdError:
+                return
+            if log.last_state != (record.state, record.attempt) or record.state != "queued":
+                return
+            log.append(self._state_event(record))
+        self._tell("events_added", job_id)
+
+    def _state_event(self, record: JobRecord) -> StateEvent:
+        place = self.store.position(record.id) if record.state == "queued" else None
+        if place is None:
+            self._places.pop(record.id, None)
+        else:
+            self._places[record.id] = place
+        return StateEvent(
+            state=record.state,
+            attempt=record.attempt,
+            position=place,
+            eta_s=None if place is None else self.store.eta_s(record.id),
+            problem=record.problem,
+            message=record.problem.message if record.problem else "",
+        )
 
     # --- Listening ----------------------------------------------------------------------------
 

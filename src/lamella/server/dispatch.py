@@ -29,6 +29,8 @@ _PRELOADED = ("lamella.server.worker", "lamella.workflows.api", "openvino", "cc3
 """What nearly every job needs, and what takes a while to import."""
 _CLUSTER_OURS = ("resources", "tls_ca", "tls_cert", "tls_key", "grace_s", "name")
 _ASK_GPUS_S = 20.0
+_PLACES_S = 2.0
+"""How often those who watch a job that waits are told where it stands."""
 
 
 class _Listeners:
@@ -55,14 +57,18 @@ class ServerDispatcher:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._dispatcher: Dispatcher | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._gpus = find_gpus(services.settings)
 
     async def start(self) -> None:
         """Start workers, take up what a former server left, and serve the queue."""
         await asyncio.to_thread(self._start)
+        self._telling = asyncio.create_task(self._tell_places())
 
     async def stop(self) -> None:
         """Put what runs back into the queue and end the workers."""
+        if self._telling is not None:
+            self._telling.cancel()
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             await asyncio.to_thread(dispatcher.stop, self._services.settings.shutdown_grace_s)
@@ -91,6 +97,18 @@ class ServerDispatcher:
     def executor(self) -> Executor | None:
         """What runs attempts; None before the start."""
         return None if self._dispatcher is None else self._dispatcher.executor
+
+    async def _tell_places(self) -> None:
+        while True:
+            await asyncio.sleep(_PLACES_S)
+            for job_id in self._services.hub.watched:
+                if self._dispatcher is None:
+                    return
+                try:
+                    await asyncio.to_thread(self._dispatcher.placed, job_id)
+                except Exception:
+                    # A database that is away for a moment: told in the next round.
+                    logger.exception("the place of job %s in the queue is not known", job_id)
 
     def _start(self) -> None:
         services = self._services

@@ -207,7 +207,7 @@ def test_odd_questions_about_events(finished):
 
 def test_the_log_is_for_people(finished):
     lines = finished.get(f"/jobs/{finished.job}/log").text.splitlines()
-    assert lines[0].endswith("queued")
+    assert lines[0].endswith("queued, position 1")
     assert lines[-1].endswith("finished (attempt 1)")
     assert any("classical:otsu on 24 x 64 x 64 voxels" in line for line in lines)
 

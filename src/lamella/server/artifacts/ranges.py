@@ -147,7 +147,7 @@ def send_bytes(
         )
     if chosen is not None and len(chosen) > 1:
         return _several(source, chosen, media_type, told)
-    start, stop = (0, source.n_bytes) if chosen is None else chosen[0]
+    start, stop = (0, source.n_bytes) if chosen is None else next(iter(chosen))
     status = 200 if chosen is None else 206
     if chosen is not None:
         told["Content-Range"] = f"bytes {start}-{stop - 1}/{source.n_bytes}"

@@ -127,6 +127,11 @@ class Hub:
                 task.cancel()
 
     @property
+    def watched(self) -> tuple[str, ...]:
+        """Jobs that somebody watches now."""
+        return tuple(self._channels)
+
+    @property
     def n_streams(self) -> int:
         """Open streams, for metrics."""
         return sum(self._streams.values())

@@ -23,25 +23,31 @@ def diary_lines(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
         if event["type"] == "progress":
             is_new = event["stage"] != stage
             stage = event["stage"]
-            if not is_new and event["done"] < event["total"]:
+            if event["done"] < event["total"]:
+                if is_new:
+                    yield f"{_when(event)}  {stage}"
                 continue
         if text := _text(event):
-            when = datetime.fromtimestamp(event.get("time_s", 0), UTC)
-            yield f"{when:%Y-%m-%d %H:%M:%S}  {text}"
+            yield f"{_when(event)}  {text}"
+
+
+def _when(event: dict[str, Any]) -> str:
+    return f"{datetime.fromtimestamp(event.get('time_s', 0), UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _text(event: dict[str, Any]) -> str:
     match event["type"]:
         case "state":
             attempt = f" (attempt {event['attempt']})" if event.get("attempt") else ""
+            place = f", position {event['position']}" if event.get("position") else ""
             told = f": {event['message']}" if event.get("message") else ""
-            return f"{event['state']}{attempt}{told}"
+            return f"{event['state']}{attempt}{place}{told}"
         case "started":
             shape = " x ".join(str(n) for n in event["shape"])
             return f"{event['model']} on {shape} voxels"
         case "progress":
             unit = f" {event['unit']}" if event.get("unit") else ""
-            return f"{event['stage']}: {event['done']:g} of {event['total']:g}{unit}"
+            return f"{event['stage']}: {event['done']:.4g} of {event['total']:.4g}{unit}"
         case "warning":
             return f"warning ({event['code']}): {event['message']}"
         case "finished":
