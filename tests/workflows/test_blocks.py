@@ -1,6 +1,7 @@
 """Blocks: the labels are those of a run in one piece, whoever runs what, cut however and when."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,18 +218,115 @@ def test_confidence_comes_in_blocks_too(path, model_path, tmp_path):
     assert everything(parts) == everything(whole)
 
 
-def test_instances_of_a_network_come_in_blocks_too(path, tmp_path, make_model):
+@pytest.fixture
+def nuclei(tmp_path, make_model):
     weights = np.zeros((2, 1, 3, 3, 3))
     weights[:, :, 1, 1, 1] = 4.0
-    folder = make_model(
+    return make_model(
         tmp_path / "model",
         weights=weights,
         bias=(-8.0, -12.0),
         decoder=DecoderDoc(kind="boundary_watershed"),
     )
-    asked = request_for(path, folder, instances="watershed")
+
+
+IN_BLOCKS = {"object_block": 32, "object_halo": 24}
+
+
+def test_instances_of_a_network_come_in_blocks_too(path, tmp_path, nuclei):
+    asked = request_for(path, nuclei, instances="watershed")
     whole, parts = run(asked, tmp_path / "a.run"), run(asked, tmp_path / "b.run", Here())
     assert everything(parts) == everything(whole)
+    assert whole.manifest.options_resolved["object_block"] is None
+
+
+def test_objects_found_in_blocks_are_those_of_the_whole(path, tmp_path, nuclei):
+    whole = run(request_for(path, nuclei), tmp_path / "a.run")
+    asked = request_for(path, nuclei, options=IN_BLOCKS)
+    alone, runner = run(asked, tmp_path / "b.run"), Here(order=-1)
+    parts = run(asked, tmp_path / "c.run", runner)
+    assert everything(alone) == everything(whole)
+    assert everything(parts) == everything(whole)
+    assert whole.manifest.labels.n_objects > 10
+    assert alone.manifest.options_resolved["object_block"] == [32, 72, 64]
+    # The network's blocks, then the objects'.
+    assert len(runner.ran) == 5 + 3
+    assert not (parts.folder / "objects.blocks").exists()
+
+
+def test_finding_objects_goes_on_block_by_block(path, tmp_path, nuclei):
+    asked = request_for(path, nuclei, options=IN_BLOCKS)
+
+    class SecondStage(Here):
+        def run(self, function, documents):
+            self.broken = {}
+            if "objects" in next(iter(documents.values()))["plan"]:
+                self.broken = {1: RunError("no memory")}
+            return super().run(function, documents)
+
+    with pytest.raises(
+        RunError, match=r"block 2 of 3 of the stage 'instances' \(voxels 32-64 .*no memory"
+    ) as failed:
+        run(asked, tmp_path / "a.run", SecondStage())
+    assert failed.value.details["stage"] == "instances"
+    runner = Here()
+    result = run(asked, tmp_path / "a.run", runner)
+    assert runner.ran == [1, 2]
+    assert everything(result) == everything(run(asked, tmp_path / "b.run"))
+
+
+def test_what_was_found_in_blocks_stays_when_a_run_in_one_piece_stops(path, tmp_path, nuclei):
+    asked = request_for(path, nuclei, options=IN_BLOCKS)
+
+    found = tmp_path / "a.run" / "objects.blocks" / "0" / "zarr.json"
+
+    class StopAtSecond(SilentSink):
+        def check(self):
+            if found.exists():
+                raise RunCancelledError("stopped")
+
+    with pytest.raises(RunCancelledError):
+        run(asked, tmp_path / "a.run", sink=StopAtSecond())
+    assert found.exists()
+    result = run(asked, tmp_path / "a.run")
+    assert everything(result) == everything(run(asked, tmp_path / "b.run"))
+
+
+def test_a_halo_wider_than_a_block_is_refused(path, tmp_path, nuclei):
+    options = {"object_block": 32, "object_halo": 33}
+    with pytest.raises(InputError, match="object_halo=33 is wider than blocks of 32 x"):
+        run(request_for(path, nuclei, options=options), tmp_path / "a.run")
+
+
+def test_the_manifest_says_how_the_volume_was_cut(path, model_path, tmp_path):
+    result = run(request_for(path, model_path), tmp_path / "a.run", Here(), extent=(32, 128, 128))
+    facts = {"n": 3, "extent": [32, 72, 64], "workers": 2}
+    assert result.manifest.options_resolved["blocks"] == facts
+
+
+def test_progress_counts_tiles_of_blocks_that_run(path, model_path, tmp_path):
+    seen = []
+
+    class Ear(SilentSink):
+        def emit(self, event):
+            if getattr(event, "stage", "") == "tiles":
+                seen.append((event.done, event.total))
+
+    class Slow(Here):
+        def run(self, function, documents):
+            folder = Path(documents[0]["run_dir"]) / "blocks.progress"
+            folder.mkdir()
+            (folder / "0").write_text("2")
+            (folder / "1").write_text("")
+            time.sleep(1.1)
+            yield None
+            yield from super().run(function, documents)
+
+    run(request_for(path, model_path), tmp_path / "a.run", Slow(), sink=Ear())
+    assert seen[0][0] == 0
+    assert seen[1] == (2, seen[0][1])
+    assert seen[-1] == (seen[0][1], seen[0][1])
+    assert not (tmp_path / "a.run" / "blocks.progress").exists()
 
 
 # --- Stopping, failing, going on ----------------------------------------------------------------
@@ -323,7 +421,7 @@ def test_what_was_begun_in_blocks_can_go_on_in_one_piece(path, model_path, tmp_p
 
 
 def test_workers_stop_when_the_run_does(tmp_path):
-    sink = blocks._StopSink(tmp_path, "mine")
+    sink = blocks._WorkerSink(tmp_path, "mine", 0)
     sink.check()
     (tmp_path / "blocks.stop").write_text("of an earlier session")
     sink._next = 0.0

@@ -23,7 +23,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -237,6 +237,21 @@ class EngineResult:
     is_per_slice: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class BlockCut:
+    """How a volume is to be cut.
+
+    Attributes:
+        extent: of a block, (z, y, x) voxels, rounded to whole files of the labels; None = decided
+            by the engine.
+        n_blocks: about so many, where the extent is left to the engine and the volume is large
+            enough for them.
+    """
+
+    extent: tuple[int, int, int] | None = None
+    n_blocks: int = 1
+
+
 class BlockRun(Protocol):
     """A job that was cut into blocks, where it is planned and finished."""
 
@@ -259,6 +274,16 @@ class BlockRun(Protocol):
         ...
 
     @property
+    def stage(self) -> str:
+        """What the blocks are for, as progress names it: ``tiles``, then perhaps ``instances``."""
+        ...
+
+    @property
+    def then(self) -> Callable[[], BlockRun] | None:
+        """Plans further blocks, once all of these are on disk; None: only finish is left."""
+        ...
+
+    @property
     def labels(self) -> str | None:
         """Name of the labels, in the run folder, that are final block by block; None: none are."""
         ...
@@ -278,10 +303,8 @@ class BlockEngine(Protocol):
         * once ``run_block`` has returned, its labels survive a crash.
     """
 
-    def open_blocks(
-        self, job: EngineJob, extent: tuple[int, int, int], sink: EventSink
-    ) -> BlockRun:
-        """Look at the input, plan blocks of about ``extent`` voxels, and make room for labels."""
+    def open_blocks(self, job: EngineJob, cut: BlockCut, sink: EventSink) -> BlockRun:
+        """Look at the input, plan blocks, and make room for labels."""
         ...
 
     def run_block(

@@ -68,7 +68,7 @@ from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass, Labels
 from lamella.volume.volume import Volume
 
-__all__ = ["LabelStore", "create_labels"]
+__all__ = ["LabelStore", "create_labels", "sync_tree"]
 
 _PENDING = "pending.json"
 _LABEL_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -396,6 +396,12 @@ def _plan_from_document(document: dict[str, Any], array: Any) -> _Plan:
         is_instance=bool(known["is_instance"]),
     )
     return _Plan(template, document["pyramid"])
+
+
+def sync_tree(path: Path) -> None:
+    """Make a folder durable with everything in it: fsync of all files and folders."""
+    for item in (*path.rglob("*"), path):
+        _fsync(item)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -13,23 +13,31 @@ the next run of the same request goes on with what is missing.
 """
 
 import json
-import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lamella.core.errors import InputError, LamellaError, RunCancelledError, RunError
 from lamella.core.places import Places
 from lamella.core.progress import SilentSink
-from lamella.engines.engine import BlockEngine, BlockRun, Engine, EngineJob, EngineResult
+from lamella.engines.engine import (
+    BlockCut,
+    BlockEngine,
+    BlockRun,
+    Engine,
+    EngineJob,
+    EngineResult,
+)
 from lamella.engines.registry import load_engine
 from lamella.engines.tile_events import TileEvents
 from lamella.volume.box import Box
-from lamella.wire.event import EventSink, LogEvent
+from lamella.wire.event import EventSink, LogEvent, ProgressEvent
 from lamella.wire.problem import Problem
 from lamella.wire.request import SegmentRequest
 
@@ -37,10 +45,11 @@ __all__ = ["BlockOptions", "BlockRunner", "run_block", "segment_blocks"]
 
 JOURNAL_NAME = "blocks.jsonl"
 STOP_NAME = "blocks.stop"
+PROGRESS_NAME = "blocks.progress"
 FUNCTION = "lamella.workflows.blocks:run_block"
 _CHECK_S = 0.25
+_TELL_S = 1.0
 _BLOCKS_PER_WORKER = 2
-_THICK = 128
 
 
 class BlockRunner(Protocol):
@@ -77,7 +86,7 @@ class BlockOptions:
     Attributes:
         runner: who runs them.
         extent: of a block, (z, y, x) voxels, rounded to whole files of the labels; None = so that
-            every worker gets a few.
+            every worker gets two.
     """
 
     runner: BlockRunner
@@ -106,11 +115,18 @@ def segment_blocks(
             hint="leave out --block-workers and --scheduler",
         )
     _check_input(job)
-    extent = options.extent or _default_extent(job, options.runner.n_workers)
-    run = engine.open_blocks(job, extent, sink)
-    with _BlockJournal.open(job.run_dir / JOURNAL_NAME, run, is_resumed=job.resume) as journal:
-        _Session(run, job, engine.descriptor.id, options.runner, journal, sink).run_all()
-    return run.finish()
+    n_workers = options.runner.n_workers
+    cut = BlockCut(options.extent, n_blocks=_BLOCKS_PER_WORKER * n_workers)
+    run = engine.open_blocks(job, cut, sink)
+    facts = {"n": len(run.boxes), "extent": list(run.boxes[0].shape), "workers": n_workers}
+    while True:
+        with _BlockJournal.open(_journal_of(job, run), run, is_resumed=job.resume) as journal:
+            _Session(run, job, engine.descriptor.id, options.runner, journal, sink).run_all()
+        if run.then is None:
+            break
+        run = run.then()
+    result = run.finish()
+    return replace(result, options_resolved={**result.options_resolved, "blocks": facts})
 
 
 def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +153,8 @@ def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
             is_trusted=bool(document["is_trusted"]),
         )
         box = Box(tuple(document["start"]), tuple(document["stop"]))
-        engine.run_block(job, document["plan"], box, _StopSink(job.run_dir, document["session"]))
+        sink = _WorkerSink(job.run_dir, document["session"], int(document["number"]))
+        engine.run_block(job, document["plan"], box, sink)
     except LamellaError as error:
         return {"problem": Problem.from_error(error).model_dump(mode="json")}
     return {}
@@ -158,6 +175,7 @@ class _Session:
     sink: EventSink
     began: float = field(default_factory=time.monotonic)
     n_here: int = 0
+    told: float = 0.0
 
     def run_all(self) -> None:
         waiting = [n for n in range(len(self.run.boxes)) if n not in self.journal.done]
@@ -171,12 +189,15 @@ class _Session:
         session = uuid.uuid4().hex
         stop = self.job.run_dir / STOP_NAME
         stop.unlink(missing_ok=True)
+        self.forget()
         answers = self.runner.run(FUNCTION, {n: self.document(n, session) for n in waiting})
         try:
             for answer in answers:
                 self.sink.check()
                 if answer is not None:
                     self.take(*answer)
+                elif time.monotonic() - self.told > _TELL_S:
+                    self.tell()
         except BaseException:
             # Blocks that are being run elsewhere end at their next tile.
             stop.write_text(session)
@@ -185,6 +206,11 @@ class _Session:
             close = getattr(answers, "close", None)
             if close is not None:
                 close()
+            self.forget()
+
+    def forget(self) -> None:
+        """Remove what workers said of blocks that they had begun."""
+        shutil.rmtree(self.job.run_dir / PROGRESS_NAME, ignore_errors=True)
 
     def document(self, number: int, session: str) -> dict[str, Any]:
         """What a worker is told."""
@@ -199,6 +225,7 @@ class _Session:
             "start": list(box.start),
             "stop": list(box.stop),
             "session": session,
+            "number": number,
         }
 
     def take(self, number: int, answer: Mapping[str, Any] | BaseException) -> None:
@@ -214,12 +241,14 @@ class _Session:
             return
         box = self.run.boxes[number]
         place = " x ".join(f"{a}-{b}" for a, b in zip(box.start, box.stop, strict=True))
+        which = "" if self.run.stage == "tiles" else f" of the stage {self.run.stage!r}"
         raise RunError(
-            f"block {number + 1} of {len(self.run.boxes)} (voxels {place}, z y x) failed:"
+            f"block {number + 1} of {len(self.run.boxes)}{which} (voxels {place}, z y x) failed:"
             f" {problem.message}",
             hint=problem.hint or "run the same request again: finished blocks are kept",
             details={
                 "block": number,
+                "stage": self.run.stage,
                 "start": list(box.start),
                 "stop": list(box.stop),
                 "problem": problem.model_dump(mode="json"),
@@ -229,13 +258,29 @@ class _Session:
     def tell(self, number: int | None = None) -> None:
         """Report how many tiles are done, and the labels of a block that is."""
         counts = self.run.counts
-        n_done, n_tiles = sum(counts[n] for n in self.journal.done), sum(counts)
-        n_axes = len(self.job.volume.spatial_shape)
-        events = TileEvents(self.sink, labels=self.run.labels, n_axes=n_axes)
-        pace = (time.monotonic() - self.began) / self.n_here if self.n_here else None
-        events.tiles(n_done, n_tiles, None if pace is None else pace * (n_tiles - n_done))
+        begun = self.begun()
+        n_done, n_tiles = sum(counts[n] for n in self.journal.done) + begun, sum(counts)
+        n_here = self.n_here + begun
+        self.told = time.monotonic()
+        pace = (self.told - self.began) / n_here if n_here else None
+        eta_s = None if pace is None else pace * (n_tiles - n_done)
+        unit = "tiles" if self.run.stage == "tiles" else "blocks"
+        self.sink.emit(
+            ProgressEvent(stage=self.run.stage, done=n_done, total=n_tiles, unit=unit, eta_s=eta_s)
+        )
         if number is not None:
+            n_axes = len(self.job.volume.spatial_shape)
+            events = TileEvents(self.sink, labels=self.run.labels, n_axes=n_axes)
             events.finished(self.run.boxes[number])
+
+    def begun(self) -> int:
+        """Tiles that are done of blocks that are not, as far as workers have said."""
+        n_tiles = 0
+        for path in (self.job.run_dir / PROGRESS_NAME).glob("*"):
+            with suppress(OSError, ValueError):
+                number, done = int(path.name), int(path.read_text())
+                n_tiles += 0 if number in self.journal.done else min(done, self.run.counts[number])
+        return n_tiles
 
 
 class _BlockJournal:
@@ -290,16 +335,26 @@ class _BlockJournal:
         os.fsync(self._stream.fileno())
 
 
-class _StopSink:
-    """Asks for cancellation by a file: that reaches workers wherever they see the run folder."""
+class _WorkerSink:
+    """Tells and asks by files: they reach workers wherever these see the run folder."""
 
-    def __init__(self, run_dir: Path, session: str) -> None:
+    def __init__(self, run_dir: Path, session: str, number: int) -> None:
         self._path = run_dir / STOP_NAME
         self._session = session
         self._next = 0.0
+        self._progress = run_dir / PROGRESS_NAME / str(number)
+        self._told = time.monotonic()
 
     def emit(self, event: Any, /) -> None:
-        """Drop it: the process that planned tells of whole blocks."""
+        """Leave the number of tiles for the process that planned; drop all else."""
+        now = time.monotonic()
+        if not isinstance(event, ProgressEvent) or now - self._told < _TELL_S:
+            return
+        self._told = now
+        # Nothing depends on it: a folder that is gone, or a full disk, shows elsewhere.
+        with suppress(OSError):
+            self._progress.parent.mkdir(exist_ok=True)
+            self._progress.write_text(str(event.done))
 
     def check(self) -> None:
         """Raise once the process that planned has given up."""
@@ -328,13 +383,9 @@ def _check_input(job: EngineJob) -> None:
         )
 
 
-def _default_extent(job: EngineJob, n_workers: int) -> tuple[int, int, int]:
-    """Slabs, some for every worker: seams in z alone cost least, and few of them less."""
-    shape = job.volume.spatial_shape
-    n_layers = shape[0] if len(shape) == 3 else 1
-    least = math.ceil(n_layers / max(1, n_workers))
-    depth = min(least, max(math.ceil(least / _BLOCKS_PER_WORKER), _THICK))
-    return depth, shape[-2], shape[-1]
+def _journal_of(job: EngineJob, run: BlockRun) -> Path:
+    """A journal a stage."""
+    return job.run_dir / (JOURNAL_NAME if run.stage == "tiles" else f"blocks.{run.stage}.jsonl")
 
 
 def _places_to(places: Places) -> dict[str, Any]:

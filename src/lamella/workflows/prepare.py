@@ -288,12 +288,12 @@ def _check_fit(
 
 def _check_folder_fit(volume: Volume, request: SegmentRequest, model: "AnyModel") -> None:
     from lamella.engines.lamella.settings import check_axes
-    from lamella.engines.lamella.strategy import check_decoder_memory, resolve_strategy
+    from lamella.engines.lamella.strategy import check_decoder_memory
     from lamella.models.folder import ModelFolder
 
     assert isinstance(model, ModelFolder), "engines without a model module take model folders"
     check_axes(volume, model.card)
-    check_decoder_memory(resolve_strategy(request, model.card), volume)
+    check_decoder_memory(request, model.card, volume)
     if model.card.axes == "zyx" and min(volume.spatial_shape) == 1:
         raise AxesError(
             f"the model {model.card.id!r} segments volumes; the input of shape"

@@ -16,6 +16,7 @@ a run in one piece, bit for bit. Tiles at a seam are run by both neighbours: tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from lamella.inference.journal import digest
 from lamella.volume.box import Box
 
 if TYPE_CHECKING:
-    from lamella.engines.engine import EngineResult
+    from lamella.engines.engine import BlockCut, EngineResult
     from lamella.engines.lamella.target import Target
 
 __all__ = [
@@ -48,23 +49,24 @@ class LamellaBlocks:
     counts: tuple[int, ...]
     labels: str | None
     finish: Callable[[], EngineResult]
+    stage: str = "tiles"
+    then: Callable[[], LamellaBlocks] | None = None
 
 
-def cut_blocks(
-    target: Target, extent: tuple[int, int, int], *, min_depth: int = 1
-) -> tuple[Box, ...]:
+def cut_blocks(target: Target, cut: BlockCut, tile: tuple[int, int, int]) -> tuple[Box, ...]:
     """Blocks along the files of the labels, z slowest, within the columns of the plan.
 
     Args:
         target: where the labels go; its columns fit into memory.
-        extent: wanted, (z, y, x) voxels; rounded to whole files.
-        min_depth: blocks are no thinner, where the volume is not.
+        cut: what is wanted; rounded to whole files.
+        tile: of the network; blocks are no thinner, where the volume is not.
     """
     unit = target.layers.unit
+    extent = cut.extent or _usual_extent(target, cut.n_blocks, tile)
     depth, height, width = (
         max(1, round(wanted / one)) * one for wanted, one in zip(extent, unit, strict=True)
     )
-    depth = max(depth, -(-min_depth // unit[0]) * unit[0])
+    depth = max(depth, -(-tile[0] // unit[0]) * unit[0])
     n_layers = target.grid.shape[0]
     return tuple(
         Box((z, y, x), (min(z + depth, n_layers), min(y + height, bottom), min(x + width, right)))
@@ -74,6 +76,20 @@ def cut_blocks(
         for y in range(top, bottom, height)
         for x in range(left, right, width)
     )
+
+
+def _usual_extent(
+    target: Target, n_blocks: int, tile: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """Slabs along z while they are two tiles deep (a seam costs a row of tiles), then y, x."""
+    extent: list[int] = []
+    for n, size, unit in zip(target.grid.shape, tile, target.layers.unit, strict=True):
+        # A network that sees single layers loses nothing at a seam between them.
+        least = unit if size == 1 else max(2 * size, unit)
+        n_parts = max(1, min(n_blocks, n // least))
+        extent.append(math.ceil(math.ceil(n / n_parts) / unit) * unit)
+        n_blocks = math.ceil(n_blocks / n_parts)
+    return extent[0], extent[1], extent[2]
 
 
 def identity_of(target: Target) -> str:

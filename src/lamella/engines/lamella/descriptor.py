@@ -47,6 +47,23 @@ OPTIONS = (
     THREADS,
     band_option(1024),
     OptionDescriptor(
+        "object_block",
+        "int",
+        None,
+        "Edge, in voxels, of the blocks in which objects of a 3-D network are found, to be merged "
+        "across faces; default: the whole volume up to 2^28 voxels, else 384.",
+        minimum=16,
+        maximum=4096,
+    ),
+    OptionDescriptor(
+        "object_halo",
+        "int",
+        32,
+        "Voxels that such a block sees beyond its faces; at best as wide as the objects are.",
+        minimum=2,
+        maximum=1024,
+    ),
+    OptionDescriptor(
         "compile",
         "bool",
         False,

@@ -31,6 +31,12 @@ from lamella.engines.lamella.blocks import (
     opened_once,
     runtime_text,
 )
+from lamella.engines.lamella.decoding import (
+    ObjectBlocks,
+    open_objects,
+    plan_objects,
+    scale_of,
+)
 from lamella.engines.lamella.descriptor import LAMELLA
 from lamella.engines.lamella.look import look_from_document, look_to_document
 from lamella.engines.lamella.objects import (
@@ -74,6 +80,7 @@ from lamella.inference.layers import GridMap, LabelLayers, ProbabilityLayers, Sp
 from lamella.inference.plan import make_plan, smaller_tile
 from lamella.inference.preview import coarse_source, plan_preview
 from lamella.inference.runtime import release_device_memory
+from lamella.instances.components import id_dtype
 from lamella.io.label_store import create_labels
 from lamella.volume.box import Box
 from lamella.volume.labels import LabelClass
@@ -85,7 +92,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lamella.engines.engine import EngineDescriptor, EngineJob
+    from lamella.engines.engine import BlockCut, EngineDescriptor, EngineJob
     from lamella.models.folder import ModelFolder
     from lamella.volume.labels import Labels
     from lamella.wire.card import ModelCard
@@ -139,9 +146,7 @@ class LamellaEngine:
             )
         return _Run(job, model, sink).segment()
 
-    def open_blocks(
-        self, job: EngineJob, extent: tuple[int, int, int], sink: EventSink
-    ) -> LamellaBlocks:
+    def open_blocks(self, job: EngineJob, cut: BlockCut, sink: EventSink) -> LamellaBlocks:
         """Plan blocks; see :class:`lamella.engines.engine.BlockEngine`.
 
         Raises:
@@ -153,7 +158,7 @@ class LamellaEngine:
                 "three planes of view (--instances ortho) cannot be cut into blocks",
                 hint="run it without blocks, or choose another strategy",
             )
-        return _Run(job, model, sink).open_blocks(extent)
+        return _Run(job, model, sink).open_blocks(cut)
 
     def run_block(
         self, job: EngineJob, document: Mapping[str, Any], box: Box, sink: EventSink
@@ -163,6 +168,10 @@ class LamellaEngine:
         Raises:
             EngineError: when the network fails, or is not the same here as where it was planned.
         """
+        if "objects" in document:
+            objects = ObjectBlocks.from_document(job.run_dir, document["objects"])
+            objects.find(objects.number_of(box))
+            return
         _Run(job, _model_of(job), sink).run_block(document, box)
 
 
@@ -187,7 +196,7 @@ class _Run:
         self._card: ModelCard = model.card
         check_axes(job.volume, self._card)
         check_outputs(self._card)
-        check_decoder_memory(resolve_strategy(job.request, self._card), job.volume)
+        check_decoder_memory(job.request, self._card, job.volume)
         self._settings: Settings = resolve(job.request, self._card)
         self._notes: list[Note] = []
 
@@ -241,6 +250,8 @@ class _Run:
         options = self._settings.as_options()
         options["runtime_check"] = opened.check
         options["columns"] = len(target.plan.columns)
+        objects = self._object_blocks(target)
+        options["object_block"] = None if objects is None else list(objects.grid.extent)
         options["network_shape"] = list(target.plan.shape)
         return EngineResult(
             labels=labels,
@@ -257,7 +268,7 @@ class _Run:
 
     # -- in blocks
 
-    def open_blocks(self, extent: tuple[int, int, int]) -> LamellaBlocks:
+    def open_blocks(self, cut: BlockCut) -> LamellaBlocks:
         self._sink.check()
         _import_ahead()
         look = look_at(self._job.volume, self._card, self._sink)
@@ -271,9 +282,14 @@ class _Run:
             self._show_preview(prepared, opened)
         # What an earlier process left of these blocks stays.
         execution = self._execution(prepared, opened, target, is_shared=True)
-        boxes = cut_blocks(target, extent, min_depth=self._settings.tile[0])
+        boxes = cut_blocks(target, cut, self._settings.tile)
         counts = tuple(count_tiles(execution, box) for box in boxes)
         n_tiles = sum(counts)
+        objects = self._object_blocks(target)
+
+        def finish() -> EngineResult:
+            return self._result(opened, target, TileCount(n_tiles, n_tiles))
+
         return LamellaBlocks(
             document={
                 "identity": identity_of(target),
@@ -284,7 +300,8 @@ class _Run:
             boxes=boxes,
             counts=counts,
             labels=None if self._settings.makes_instances else target.store.path.name,
-            finish=lambda: self._result(opened, target, TileCount(n_tiles, n_tiles)),
+            finish=finish,
+            then=None if objects is None else lambda: plan_objects(objects, finish),
         )
 
     def run_block(self, document: Mapping[str, Any], box: Box) -> None:
@@ -503,25 +520,34 @@ class _Run:
         import zarr
 
         volume, path = self._job.volume, self._job.run_dir / LABELS_NAME
+        objects, stitched = self._object_blocks(target), None
+        if objects is not None:
+            objects.open()
+            objects.find_missing(self._sink)
+            stitched = objects.stitch(self._sink)
         remove_left(path)
         store = create_labels(
             path,
             like=volume,
-            dtype=np.uint32,
+            dtype=np.uint32 if stitched is None else id_dtype(stitched.count),
             classes=self._classes(),
             is_instance=True,
             chunks=target.store.chunks,
         )
         is_2d = self._card.axes == "yx"
-        n_objects = decode_instances(
-            zarr.open_array(str(self._job.run_dir / PROBABILITIES_NAME), mode="r"),
-            LabelLayers(store),
-            self._card.decoder,
-            spacing=volume.spacing.values,
-            is_2d=is_2d,
-            sink=self._sink,
-            scale=[a / b for a, b in zip(target.grid.shape, target.plan.shape, strict=True)],
-        )
+        if objects is not None and stitched is not None:
+            objects.write(stitched, LabelLayers(store), self._sink)
+            n_objects = stitched.count
+        else:
+            n_objects = decode_instances(
+                zarr.open_array(str(self._job.run_dir / PROBABILITIES_NAME), mode="r"),
+                LabelLayers(store),
+                self._card.decoder,
+                spacing=volume.spacing.values,
+                is_2d=is_2d,
+                sink=self._sink,
+                scale=scale_of(target),
+            )
         if n_objects == 0:
             self._warn(_nothing_found())
         elif is_2d and self._has_slices() and self._job.request.instances not in LINKED:
@@ -535,7 +561,12 @@ class _Run:
             target.store.finish(QuietSink(self._sink))
         labels = store.finish(QuietSink(self._sink))
         announce_whole(self._sink, LABELS_NAME, volume.spatial_shape)
+        if objects is not None:
+            objects.remove()
         return labels
+
+    def _object_blocks(self, target: Target) -> ObjectBlocks | None:
+        return open_objects(self._job, self._card.decoder, self._settings, target)
 
     def _has_slices(self) -> bool:
         volume = self._job.volume

@@ -58,6 +58,9 @@ class Settings:
         has_preview: coarse pass first.
         strategy: how instances are made from the network's maps; ``none`` where they are not.
         is_instance_model: whether the network gives maps that instances are made from.
+        object_block: edge of the blocks in which objects in 3-D are found, voxels; None = decided
+            by the size of the volume.
+        object_halo: what such a block sees beyond its faces, voxels.
     """
 
     tile: tuple[int, int, int]
@@ -79,6 +82,8 @@ class Settings:
     has_preview: bool
     strategy: Strategy
     is_instance_model: bool
+    object_block: int | None
+    object_halo: int
 
     @property
     def makes_instances(self) -> bool:
@@ -117,6 +122,8 @@ class Settings:
             "preview": self.has_preview,
             "instances": self.makes_instances,
             "strategy": self.strategy,
+            "object_block": self.object_block,
+            "object_halo": self.object_halo,
         }
 
 
@@ -137,7 +144,7 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
     if batch is None:
         per_tile = tile[1] * tile[2]
         batch = 1 if tile[0] > 1 else max(1, min(16, BATCH_PIXELS // per_tile))
-    threads = options["threads"]
+    threads, object_block = options["threads"], options["object_block"]
     return Settings(
         tile=tile,
         overlap_fraction=(
@@ -160,6 +167,8 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         has_preview=request.preview,
         is_instance_model=card.decoder.kind in INSTANCE_DECODERS,
         strategy=resolve_strategy(request, card),
+        object_block=None if object_block is None else int(object_block),
+        object_halo=int(options["object_halo"] or 1),
     )
 
 

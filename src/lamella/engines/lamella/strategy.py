@@ -12,11 +12,13 @@ strategy       network      objects
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Literal
 
 from lamella.core.errors import InputError
 from lamella.core.memory import available_bytes
+from lamella.engines.lamella.descriptor import LAMELLA
+from lamella.engines.lamella.object_grid import decoded_voxels
+from lamella.engines.options import resolve_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,19 +89,23 @@ def resolve_strategy(request: SegmentRequest, card: ModelCard) -> Strategy:
     return "ortho"
 
 
-def check_decoder_memory(strategy: Strategy, volume: Volume) -> None:
-    """Refuse objects in 3-D that are decoded from a whole volume which does not fit.
+def check_decoder_memory(request: SegmentRequest, card: ModelCard, volume: Volume) -> None:
+    """Refuse objects in 3-D where what is decoded at once does not fit.
 
     Raises:
         InputError: with the numbers and a way out.
     """
-    n_bytes = BYTES_PER_VOXEL * math.prod(volume.spatial_shape)
-    available = available_bytes()
-    if strategy == "volumetric" and available is not None and n_bytes > available:
+    if resolve_strategy(request, card) != "volumetric":
+        return
+    options = resolve_options(LAMELLA.id, LAMELLA.options, request.options)
+    n_voxels = decoded_voxels(volume.spatial_shape, options)
+    n_bytes, available = BYTES_PER_VOXEL * n_voxels, available_bytes()
+    if available is not None and n_bytes > available:
         raise InputError(
-            f"finding objects in {math.prod(volume.spatial_shape):.3g} voxels at once needs about"
+            f"finding objects in {n_voxels:.3g} voxels at once needs about"
             f" {n_bytes / 1e9:.0f} GB of memory; {available / 1e9:.0f} GB are free",
-            hint="use --instances components, which needs little memory, or a cropped input",
+            hint="find them in smaller blocks with --option object_block=192, or use"
+            " --instances components, which needs little memory",
         )
 
 

@@ -38,7 +38,7 @@ __all__ = [
 FOREGROUND_NAME = "foreground.ome.zarr"
 PROBABILITIES_NAME = "probabilities.zarr"
 # Options that change nothing in the labels beyond what the plan and the runtime already say.
-FREE_OPTIONS = ("band_mb", "check", "preview")
+FREE_OPTIONS = ("band_mb", "check", "preview", "object_block", "object_halo")
 
 
 @dataclass(frozen=True, slots=True)
