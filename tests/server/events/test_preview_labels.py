@@ -1,5 +1,8 @@
 """Preview labels as deltas: of the right box, of bounded size, and what is on disk."""
 
+import json
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +10,8 @@ from hypothesis import strategies as st
 
 from lamella.core.progress import SilentSink
 from lamella.io.label_store import create_labels
+from lamella.server.events.coalesce import coalesce
+from lamella.server.events.entry import entries_of
 from lamella.server.events.labels import decode_labels, labels_delta
 from lamella.volume import Volume
 from lamella.volume.box import Box
@@ -43,6 +48,7 @@ def event(start, stop, factors=(1.0, 1.0, 1.0), path="labels.ome.zarr", *, is_fi
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     store_in(folder, labels_of())
+    store_in(folder, labels_of()[::2, ::2, ::2], "preview.ome.zarr")
     return folder
 
 
@@ -72,6 +78,47 @@ def test_a_delta_is_every_so_many_labels_of_its_box(run, box, max_voxels):
         assert np.array_equal(sent, region)
     else:
         assert set(np.unique(sent)) <= set(np.unique(region))
+
+
+def paint(canvas, told, delta):
+    """Put what a preview sends where it says, every label onto the voxels that it stands for."""
+    start, stop = told["box_start"], told["box_stop"]
+    picks = [
+        np.minimum(((np.arange(a, b) + 0.5 - a) / f).astype(int), n - 1)
+        for a, b, f, n in zip(start, stop, delta.factors, delta.shape, strict=True)
+    ]
+    labels = decode_labels(delta)[np.ix_(*picks)]
+    canvas[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = labels
+
+
+CUTS = st.lists(st.integers(1, SHAPE[0] - 1), max_size=5, unique=True).map(sorted)
+
+
+@given(CUTS, CUTS, st.integers(0, 200), st.randoms(use_true_random=False))
+def test_all_deltas_together_are_the_labels(run, cuts, again, n_known, order):
+    """A coarse pass, then boxes that cover the volume in any order, some of them twice."""
+    boxes = [(a, b) for a, b in zip([0, *cuts], [*cuts, SHAPE[0]], strict=True)]
+    boxes += [(a, b) for a, b in pairwise([0, *again, SHAPE[0]])][: len(again)]
+    order.shuffle(boxes)
+    told = [
+        event((0, 0, 0), SHAPE, (2.0, 2.0, 2.0), "preview.ome.zarr", is_final=False),
+        *(event((a, 0, 0), (b, *SHAPE[1:])) for a, b in boxes),
+    ]
+    whole, part = (np.full(SHAPE, 999, np.uint16) for _ in range(2))
+    lines = [(number, json.dumps(one)) for number, one in enumerate(told, 1)]
+    entries = entries_of(lines)
+    cut = min(n_known, len(entries))
+    for canvas, heard in (
+        (whole, entries),
+        # One who was behind, went away in the middle, and came again.
+        (part, [*coalesce(entries[:cut]), *coalesce(entries[cut:])]),
+    ):
+        for entry in heard:
+            delta = labels_delta(run, entry.document)
+            assert delta is not None
+            paint(canvas, entry.document, delta)
+    assert np.array_equal(whole, labels_of())
+    assert np.array_equal(part, whole)
 
 
 def test_finished_labels_are_read_from_their_coarser_level(tmp_path):
