@@ -31,6 +31,12 @@ PUBLIC = {
     "describe_upload",
     "describe_uploads",
 }
+# Beside the document: the manual, the document itself, preflights of signed addresses, and health
+# where orchestrators look by habit.
+PAGES = {
+    "/", "/health", "/ready", "/version", "/metrics", f"{PREFIX}/openapi.json", f"{PREFIX}/docs",
+    f"{PREFIX}/view/{{rest:path}}",
+}  # fmt: skip
 SIGNED = re.compile(rf"{PREFIX}/(artifacts|view)/")
 # What an operation cannot do without.
 HEADERS = {
@@ -199,6 +205,59 @@ def test_every_route_is_in_the_document_or_known(world):
                 if not route.include_in_schema:
                     # Preflights of signed addresses, HEAD of what GET answers: never a new right.
                     assert method in ("OPTIONS", "HEAD", "GET"), (method, path)
+
+
+def _all_routes(routes, prefix=""):
+    """Path and methods of every route of an application, those of included routers too."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from _all_routes(inner.routes, prefix + route.include_context.prefix)
+        else:
+            yield prefix + route.path, getattr(route, "methods", None)
+
+
+def test_no_route_is_outside_the_walk(world):
+    """Pages beside the document are a short list; whatever else is added must be judged here."""
+    described = {one.path for one in world.operations}
+    pages = set()
+    for path, methods in _all_routes(world.app.routes):
+        template = path.replace(":path}", "}")
+        if template in described or template.endswith("/events/ws"):
+            continue
+        pages.add(path)
+        assert methods <= {"GET", "HEAD", "OPTIONS"}, path
+    assert pages == PAGES
+    # Health at the root, where orchestrators look, is what it is below the prefix.
+    for path in ("/health", "/ready", "/version"):
+        assert world.client.get(path).status_code == 200
+    assert world.client.get("/metrics").status_code == 401
+    annotator = world.token("maria", scopes=["jobs:read"])
+    assert world.client.get("/metrics", headers=annotator).status_code == 403
+
+
+def test_streams_are_held_to_the_same_rules(world):
+    """Server-sent events are another face of an address: nobody gets a first byte by it."""
+    stream = {"Accept": "text/event-stream"}
+    path = f"{PREFIX}/jobs/{world.things['job_id']}/events"
+    for kind, headers in world.dead_tokens().items():
+        answer = world.client.get(path, headers={**headers, **stream})
+        assert answer.status_code == 401, kind
+    blind = world.token("maria", scopes=["volumes:read"])
+    assert world.client.get(path, headers={**blind, **stream}).status_code == 403
+    for query in ("", "?after=0", "?after=999999", "?token=" + world.owner["Authorization"][7:]):
+        answer = world.client.get(path + query, headers={**world.stranger, **stream})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_token_in_an_address_is_no_token(world):
+    """It would stand in logs and histories."""
+    secret = world.owner["Authorization"].removeprefix("Bearer ")
+    for name in ("token", "access_token", "authorization", "bearer", "api_key"):
+        answer = world.client.get(f"{PREFIX}/jobs", params={name: secret})
+        assert answer.status_code == 401
+        assert secret not in answer.text
 
 
 def test_dead_tokens_open_nothing(world):
