@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import ipaddress
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from pathlib import Path
 from lamella.testing.executor import wait_for
 
 __all__ = ["Certificates", "DaskSite", "make_certificates", "run_dask"]
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +102,17 @@ class DaskSite:
                 ],
                 stdout=log,
                 stderr=log,
+                preexec_fn=_die_with_parent,
             )
         self.processes.append(process)
         return process
 
     def stop(self) -> None:
-        """End workers, then the scheduler; their nannies end what they started."""
+        """End all of it at once; what nannies have started ends with them."""
         for process in reversed(self.processes):
-            process.terminate()
+            process.kill()
         for process in self.processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait()
 
 
 @contextmanager
@@ -133,6 +134,11 @@ def run_dask(
         yield site
     finally:
         site.stop()
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def make_certificates(folder: Path) -> Certificates:
@@ -172,4 +178,4 @@ def make_certificates(folder: Path) -> Certificates:
             serialization.NoEncryption(),
         )
     )
-    return Certificates(*made, str(secret))
+    return Certificates(made[0], made[1], str(secret))
