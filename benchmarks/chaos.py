@@ -1,12 +1,13 @@
 """Nothing is lost: server, workers and clients killed with -9 at random moments, round after round.
 
 Each round two clients run ``lamella segment --server`` through a slow proxy, with one worker, so
-that one of the two jobs waits. Somewhere in upload, queue, run or download one process is killed;
+that one of the two jobs waits. Somewhere in upload, queue, run or download processes are killed;
 servers and clients are started again as a person would. Then every job must be finished, once, with
-labels and objects equal to those of a quiet local run, and no acknowledged byte of an upload may be
-lost or sent again::
+labels and objects equal to those of a quiet local run; no acknowledged byte of an upload may be
+lost or sent again; and events must be numbered without gaps and end once::
 
-    python benchmarks/chaos.py --rounds 50 --seed 1
+    python benchmarks/chaos.py --rounds 50 --kills 2 --seed 1
+    python benchmarks/chaos.py --rounds 15 --backend engines    # PostgreSQL, S3, Dask
 """
 
 import argparse
@@ -20,9 +21,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
+import httpx2
 import numpy as np
 import psutil
 
@@ -38,6 +43,22 @@ VICTIMS = ("client", "server", "worker")
 SPANS = {"upload": 1.5, "queue": 3.0, "run": 4.0, "download": 0.6}
 ROUND_S = 240.0
 MODEL = "membrane-3d"
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the server stands on.
+
+    Attributes:
+        flags: of ``lamella serve``.
+        environment: variables of the server.
+        workers: the processes that do the work, which may be killed; None = those of the server.
+    """
+
+    flags: Sequence[str] = ("--workers", "1")
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workers: Callable[[], list[psutil.Process]] | None = None
 
 
 @dataclass
@@ -96,8 +117,12 @@ class Client:
 class Chaos:
     """A server, a proxy and what a quiet run gives."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(
+        self, folder: Path, seed: int, *, n_kills: int = 2, backend: Backend | None = None
+    ) -> None:
         self.folder = folder
+        self.n_kills = n_kills
+        self.backend = backend or Backend()
         self.random = random.Random(seed)
         self.environment = {
             **os.environ,
@@ -112,7 +137,10 @@ class Chaos:
         ]
         self.kills: Counter[tuple[str, str]] = Counter()
         self.restarts = 0
-        self.server = LiveServer(folder / "data", ("--workers", "1"), self.environment)
+        self.n_events = 0
+        self.server = LiveServer(
+            folder / "data", self.backend.flags, {**self.environment, **self.backend.environment}
+        )
         self.server.start()
         self.environment["LAMELLA_TOKEN"] = self.server.token
         # Two or three seconds for an upload, less for a download.
@@ -134,7 +162,7 @@ class Chaos:
             for client in clients:
                 client.start()
             deadline = time.monotonic() + ROUND_S
-            for _ in range(self.random.choice((1, 1, 2))):
+            for _ in range(self.random.randint(1, self.n_kills)):
                 self._strike(clients, story, deadline)
             self._see_it_through(clients, story, deadline)
             self._judge(clients, story)
@@ -171,13 +199,18 @@ class Chaos:
             time.sleep(self.random.uniform(0.0, 2.0))
             self.server.start()
         else:
-            workers = [
-                one
-                for one in psutil.Process(self.server.pid).children(recursive=True)
-                if "lamella.jobs.worker_process" in " ".join(one.cmdline())
-            ]
-            for one in workers:
-                one.kill()
+            for one in self._workers():
+                with suppress(psutil.Error):
+                    one.kill()
+
+    def _workers(self) -> list[psutil.Process]:
+        if self.backend.workers is not None:
+            return self.backend.workers()
+        return [
+            one
+            for one in psutil.Process(self.server.pid).children(recursive=True)
+            if "lamella.jobs.worker_process" in " ".join(one.cmdline())
+        ]
 
     def _wait_for(self, phase: str, clients: list[Client], deadline: float) -> Client | None:
         while time.monotonic() < deadline:
@@ -220,7 +253,25 @@ class Chaos:
         with self._client() as client:
             jobs = client.jobs()
         assert [job.state for job in jobs] == ["finished"] * 2, f"jobs: {jobs}"
+        for job in jobs:
+            self._judge_events(job.id)
         story.append("all is well")
+
+    def _judge_events(self, job: str) -> None:
+        """Numbered from 1 without gaps, whatever was killed, and finished exactly once."""
+        answer = httpx2.get(
+            f"{self.server.url}/api/v1/jobs/{job}/events?limit=1000",
+            headers={**self.server.headers, "Accept": "application/json"},
+            trust_env=False,
+            timeout=30.0,
+        )
+        page = answer.json()
+        numbers = [event["number"] for event in page["events"]]
+        assert page["last"] <= 1000, "more events than a page holds"
+        assert numbers == list(range(1, page["last"] + 1)), f"events of job {job}: {numbers}"
+        ends = [e for e in page["events"] if e["type"] == "state" and e["state"] == "finished"]
+        assert len(ends) == 1, f"job {job} finished {len(ends)} times"
+        self.n_events += len(numbers)
 
     # -- the server's side
 
@@ -252,28 +303,74 @@ class Chaos:
         return lm.save(volume, self.folder / f"tomo{i}.mrc")
 
 
+def engines(stack: ExitStack, folder: Path) -> Backend:
+    """PostgreSQL, S3 and a Dask worker, each in processes of their own."""
+    from lamella.testing.dask import make_certificates, run_dask
+    from lamella.testing.postgres import run_postgres
+    from lamella.testing.s3 import run_s3
+
+    folder.mkdir()
+    postgres = stack.enter_context(run_postgres(is_durable=True))
+    s3 = stack.enter_context(run_s3())
+    certificates = make_certificates(folder)
+    dask = stack.enter_context(run_dask(folder, 1, certificates=certificates))
+    nanny = dask.processes[-1].pid
+    options = [f"{name}={path}" for name, path in certificates.options.items()]
+    return Backend(
+        (
+            *("--database-url", postgres.create_database()),
+            *("--storage-url", s3.create_bucket()),
+            *("--scheduler", dask.address),
+            *(word for option in options for word in ("--cluster-option", option)),
+        ),
+        s3.environment,
+        lambda: [
+            one
+            for one in psutil.Process(nanny).children()
+            if "spawn_main" in " ".join(one.cmdline())
+        ],
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--kills", type=int, default=2, help="at most so many a round")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=("embedded", "engines"), default="embedded")
     words = parser.parse_args()
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="lamella-chaos-") as folder:
-        chaos = Chaos(Path(folder), words.seed)
-        try:
-            for number in range(words.rounds):
-                start = time.monotonic()
-                chaos.round(number)
-                print(
-                    f"round {number + 1} of {words.rounds}: {time.monotonic() - start:.1f} s",
-                    flush=True,
-                )
-        finally:
-            chaos.close()
-    print(f"{words.rounds} rounds in {time.monotonic() - began:.0f} s; kills by phase and victim:")
-    for (phase, victim), n in sorted(chaos.kills.items()):
-        print(f"  {phase:<9} {victim:<7} {n}")
-    print(f"clients that had to be started again though nobody killed them: {chaos.restarts}")
+    began, times = time.monotonic(), []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lamella-chaos-")))
+        backend = engines(stack, folder / "engines") if words.backend == "engines" else Backend()
+        chaos = Chaos(folder, words.seed, n_kills=words.kills, backend=backend)
+        stack.callback(chaos.close)
+        for number in range(words.rounds):
+            start = time.monotonic()
+            chaos.round(number)
+            times.append(time.monotonic() - start)
+            print(f"round {number + 1} of {words.rounds}: {times[-1]:.1f} s", flush=True)
+    kills = {f"{victim}, {phase}": n for (phase, victim), n in sorted(chaos.kills.items())}
+    print(f"{words.rounds} rounds in {time.monotonic() - began:.0f} s; killed, by phase:")
+    for what, n in kills.items():
+        print(f"  {what:<18} {n}")
+    document = {
+        "rounds": words.rounds,
+        "most kills a round": words.kills,
+        "seed": words.seed,
+        "backend": words.backend,
+        "kills": kills,
+        "kills in all": sum(kills.values()),
+        "jobs, all finished once with the labels and objects of a quiet run": 2 * words.rounds,
+        "events, all numbered without gaps": chaos.n_events,
+        "acknowledged bytes lost or sent again": 0,
+        "clients that gave up though nobody killed them": chaos.restarts,
+        "median_s": round(median(times), 1),
+        "total_s": round(time.monotonic() - began),
+    }
+    name = "chaos.json" if words.backend == "embedded" else "chaos-engines.json"
+    (RESULTS / name).write_text(json.dumps(document, indent=1) + "\n")
+    print(f"clients that gave up though nobody killed them: {chaos.restarts}")
     return 0
 
 
