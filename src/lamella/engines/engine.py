@@ -303,6 +303,14 @@ class BlockEngine(Protocol):
         * once ``run_block`` has returned, its labels survive a crash.
     """
 
+    def check_blocks(self, job: EngineJob) -> None:
+        """Refuse, before anything runs, what cannot be cut.
+
+        Raises:
+            InputError: with a way out.
+        """
+        ...
+
     def open_blocks(self, job: EngineJob, cut: BlockCut, sink: EventSink) -> BlockRun:
         """Look at the input, plan blocks, and make room for labels."""
         ...

@@ -25,10 +25,20 @@ from lamella.core.errors import InputError, RunError
 from lamella.jobs.batch_system import ClusterOptions, connect, start_cluster
 from lamella.jobs.process import available_cores
 
-__all__ = ["MAX_LOSSES", "Answer", "DaskBlocks", "LocalBlocks", "call"]
+__all__ = [
+    "MAX_LOSSES",
+    "TICK_S",
+    "Answer",
+    "DaskBlocks",
+    "LocalBlocks",
+    "call",
+    "dask_answer",
+    "lost_worker",
+]
 
 MAX_LOSSES = 3
-_TICK_S = 0.2
+TICK_S = 0.2
+"""How often a runner looks for answers."""
 _PR_SET_PDEATHSIG = 1
 
 Answer = tuple[int, Any]
@@ -87,7 +97,7 @@ class LocalBlocks:
                 pool.shutdown(cancel_futures=True)
             if n_losses > MAX_LOSSES:
                 # Which of those that ran killed its worker is not known; one of the first did.
-                yield next(iter(left)), _lost()
+                yield next(iter(left)), lost_worker()
                 return
 
     def _pool(self) -> ProcessPoolExecutor:
@@ -144,14 +154,14 @@ class DaskBlocks:
                     # Dask's function asks for the client of the moment, and ours is no default.
                     with self._client.as_current():
                         waited: Any = wait_for(
-                            list(tasks), timeout=_TICK_S, return_when=FIRST_COMPLETED
+                            list(tasks), timeout=TICK_S, return_when=FIRST_COMPLETED
                         )
                 except TimeoutError:
                     yield None
                     continue
                 for future in waited.done:
                     number = tasks.pop(future)
-                    yield number, _dask_answer(future)
+                    yield number, dask_answer(future)
         finally:
             self._client.cancel(list(tasks), force=True)
 
@@ -170,7 +180,7 @@ class DaskBlocks:
 
 def _answers(tasks: dict[Future[Any], int]) -> Iterator[tuple[int | None, Any]]:
     while tasks:
-        done, _ = wait(tasks, timeout=_TICK_S, return_when=FIRST_COMPLETED)
+        done, _ = wait(tasks, timeout=TICK_S, return_when=FIRST_COMPLETED)
         if not done:
             yield None, None
         for future in done:
@@ -180,12 +190,13 @@ def _answers(tasks: dict[Future[Any], int]) -> Iterator[tuple[int | None, Any]]:
             yield tasks.pop(future), error or future.result()
 
 
-def _dask_answer(future: Any) -> Any:
+def dask_answer(future: Any) -> Any:
+    """What a task of a cluster gave that is done: a document, or an error."""
     from distributed import KilledWorker
 
     error = future.exception() if future.status == "error" else None
     if isinstance(error, KilledWorker):
-        return _lost()
+        return lost_worker()
     if future.status != "finished":
         return error or RunError(
             f"the cluster dropped a task ({future.status})", hint="look at the scheduler's log"
@@ -193,7 +204,8 @@ def _dask_answer(future: Any) -> Any:
     return future.result()
 
 
-def _lost() -> RunError:
+def lost_worker() -> RunError:
+    """The error for a task that has cost too many workers."""
     return RunError(
         f"the worker died {MAX_LOSSES + 1} times",
         hint="it probably ran out of memory: use smaller blocks (--block), or fewer workers",

@@ -90,6 +90,11 @@ class JobContext:
         return self._work.attempt
 
     @property
+    def resources(self) -> Mapping[str, float]:
+        """What the attempt holds besides a place to run, such as ``{"gpu": 1}``."""
+        return self._work.resources
+
+    @property
     def is_overtaken(self) -> bool:
         """Whether a newer attempt has begun, so that nothing may be written any more."""
         return self._newest().attempt > self._work.attempt

@@ -42,6 +42,19 @@ _BYTES = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for name, base in ((f"{letter}B", 1000), (f"{letter}IB", 1024), (letter, 1024))
 }
+# What a value says that stands for no value.
+_NOTHING = {
+    "block_min_voxels": "none are cut",
+    "database_url": "SQLite in the data folder",
+    "max_running_per_user": "no limit",
+    "max_total_bytes": "no limit",
+    "min_free_bytes": "no limit",
+    "rate_limit": "no limit",
+    "retention_s": "kept until they are deleted",
+    "storage_url": "files in the data folder",
+    "user_quota_bytes": "no limit",
+    "worker_threads": "a share of the cores",
+}
 _SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3_600.0, "d": _DAY_S}
 
 
@@ -104,6 +117,9 @@ class Settings(Document):
     """Start Dask workers as jobs of this batch system."""
     cluster_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the cluster, as dask-jobqueue names them."""
+    block_min_voxels: Annotated[int, Field(ge=0)] = 2**27
+    """Volumes from so many voxels on are cut into blocks that idle workers of the cluster help
+    with; 0 to run every job on one worker."""
     workers: Count = 1
     """Worker processes on this machine, where no scheduler or cluster is given."""
     gpus: str = "auto"
@@ -176,6 +192,11 @@ class Settings(Document):
     def is_tls(self) -> bool:
         """Whether connections are encrypted by the server itself."""
         return self.tls != "off"
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether jobs run on the workers of a Dask scheduler."""
+        return bool(self.scheduler or self.cluster)
 
     @property
     def is_loopback(self) -> bool:
@@ -261,7 +282,11 @@ def masked(name: str, value: Any) -> str:
     Examples:
         >>> masked("database_url", "postgresql://lab:hunter2@db/lamella")
         'postgresql://lab:***@db/lamella'
+        >>> masked("user_quota_bytes", 0)
+        'no limit'
     """
+    if not value and name in _NOTHING:
+        return _NOTHING[name]
     if isinstance(value, tuple):
         return ", ".join(masked(name, one) for one in value) or "none"
     if isinstance(value, Mapping):
@@ -278,7 +303,8 @@ def masked(name: str, value: Any) -> str:
         return _duration_text(value)
     if isinstance(value, float):
         return f"{value:g}"
-    return re.sub(r"(://[^/:@\s]*):[^@/\s]+@", r"\1:***@", str(value))
+    shown = re.sub(r"(://[^/:@\s]*):[^@/\s]+@", r"\1:***@", str(value))
+    return re.sub(r"(?i)((?:password|secret|token)=)[^&\s]+", r"\1***", shown)
 
 
 def _size_text(n_bytes: int) -> str:

@@ -26,6 +26,7 @@ from lamella.wire.document import Document
 from lamella.wire.event import RunEvent, StartedEvent
 from lamella.wire.manifest import RunManifest
 from lamella.wire.request import SegmentRequest
+from lamella.workflows.blocks import BlockOptions
 from lamella.workflows.run_folder import RunFolder
 from lamella.workflows.segment import RunOptions, segment
 
@@ -62,6 +63,8 @@ class SegmentWork(Document):
     models: str | None = None
     environments: str | None = None
     is_offline: bool = False
+    block_min_voxels: int = 0
+    """Volumes from here on are cut into blocks for idle workers of the cluster; 0 = none are."""
 
     def resolved(self) -> SegmentRequest:
         """The request with paths that can be opened here."""
@@ -121,7 +124,8 @@ def run_segment(document: dict[str, Any], context: JobContext) -> dict[str, Any]
 
 def _run(work: SegmentWork, context: JobContext, sink: _Sink, names: PathNames) -> dict[str, Any]:
     run_dir = context.folder / "run"
-    run = segment(work.resolved(), RunOptions(run_dir, places=work.places()), sink=sink)
+    options = RunOptions(run_dir, places=work.places(), blocks=_blocks(work, context))
+    run = segment(work.resolved(), options, sink=sink)
     _tidy(run, work, names)
     artifacts = context.folder / "artifacts"
     artifacts.mkdir(exist_ok=True)
@@ -129,6 +133,16 @@ def _run(work: SegmentWork, context: JobContext, sink: _Sink, names: PathNames) 
         export_labels(run, artifacts, suffix, source=Path(work.input.path), sink=sink)
     pack_run(run_dir, artifacts, f"{context.job_id}.run", sink=sink)
     return _result(run.manifest)
+
+
+def _blocks(work: SegmentWork, context: JobContext) -> BlockOptions | None:
+    """Help for a large volume, where this is a worker of a cluster."""
+    if not work.block_min_voxels:
+        return None
+    from lamella.jobs.idle_blocks import idle_blocks
+
+    runner = idle_blocks(context.resources)
+    return None if runner is None else BlockOptions(runner, min_voxels=work.block_min_voxels)
 
 
 # --- What is said -------------------------------------------------------------------------------

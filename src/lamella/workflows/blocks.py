@@ -13,6 +13,7 @@ the next run of the same request goes on with what is missing.
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -87,10 +88,13 @@ class BlockOptions:
         runner: who runs them.
         extent: of a block, (z, y, x) voxels, rounded to whole files of the labels; None = so that
             every worker gets two.
+        min_voxels: smaller volumes, and what cannot be cut, are segmented in one piece in this
+            process; None = whatever cannot be cut is refused.
     """
 
     runner: BlockRunner
     extent: tuple[int, int, int] | None = None
+    min_voxels: int | None = None
 
 
 def segment_blocks(
@@ -99,7 +103,8 @@ def segment_blocks(
     """Segment a volume block by block; the labels are those of ``engine.segment``.
 
     Args:
-        engine: must be a :class:`~lamella.engines.engine.BlockEngine`.
+        engine: a :class:`~lamella.engines.engine.BlockEngine`, unless ``options.min_voxels`` says
+            that a run in one piece is as good.
         job: what to do; its input must be a file that all workers can open.
         options: how it is cut, and who runs the blocks.
         sink: events and cancellation.
@@ -109,12 +114,10 @@ def segment_blocks(
         RunError: when a block failed; names it. What is finished stays.
         RunCancelledError: when the sink says so. What is finished stays.
     """
-    if not isinstance(engine, BlockEngine):
-        raise InputError(
-            f"the engine {engine.descriptor.id!r} cannot cut a volume into blocks",
-            hint="leave out --block-workers and --scheduler",
-        )
-    _check_input(job)
+    if options.min_voxels is not None and not _is_worth_it(engine, job, options):
+        return engine.segment(job, sink)
+    _check(engine, job)
+    assert isinstance(engine, BlockEngine), "checked above"
     n_workers = options.runner.n_workers
     cut = BlockCut(options.extent, n_blocks=_BLOCKS_PER_WORKER * n_workers)
     run = engine.open_blocks(job, cut, sink)
@@ -370,7 +373,25 @@ class _WorkerSink:
             raise RunCancelledError("the run was stopped")
 
 
-def _check_input(job: EngineJob) -> None:
+def _is_worth_it(engine: Engine, job: EngineJob, options: BlockOptions) -> bool:
+    """Whether a volume is large, somebody helps, and it can be cut."""
+    n_voxels = math.prod(job.volume.spatial_shape)
+    if n_voxels < (options.min_voxels or 0) or options.runner.n_workers < 2:
+        return False
+    try:
+        _check(engine, job)
+    except InputError:
+        return False
+    return True
+
+
+def _check(engine: Engine, job: EngineJob) -> None:
+    if not isinstance(engine, BlockEngine):
+        raise InputError(
+            f"the engine {engine.descriptor.id!r} cannot cut a volume into blocks",
+            hint="leave out --block-workers, --scheduler and --cluster",
+        )
+    engine.check_blocks(job)
     if job.request.input.path.startswith("memory:"):
         raise InputError(
             "an array in memory cannot be cut into blocks for other processes",

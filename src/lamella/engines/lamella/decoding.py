@@ -11,6 +11,7 @@ until all are there, so finding goes on after a stop, and any number of processe
 from __future__ import annotations
 
 import shutil
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -174,10 +175,9 @@ class ObjectBlocks:
         seen = np.asarray(maps[(slice(None), *box.slices())])
         options = decoder_options(self.decoder)
         found = decode_maps(seen, self.decoder.kind, self.spacing, options, self.scale)
-        partial = self.folder / f"{number}.partial"
+        # Two workers may find the same, where one was taken for dead.
+        partial = self.folder / f"{number}.{uuid.uuid4().hex}.partial"
         with storage_errors(partial):
-            if partial.exists():
-                shutil.rmtree(partial)
             array = zarr.create_array(
                 str(partial),
                 shape=found.shape,
@@ -187,7 +187,12 @@ class ObjectBlocks:
             )
             array[...] = found
             sync_tree(partial)
-            partial.rename(place)
+            try:
+                partial.rename(place)
+            except OSError:
+                if not place.exists():
+                    raise
+                shutil.rmtree(partial)
 
     def find_missing(self, sink: EventSink) -> None:
         """Find the objects of all blocks that are not there yet."""

@@ -146,19 +146,25 @@ class LamellaEngine:
             )
         return _Run(job, model, sink).segment()
 
-    def open_blocks(self, job: EngineJob, cut: BlockCut, sink: EventSink) -> LamellaBlocks:
-        """Plan blocks; see :class:`lamella.engines.engine.BlockEngine`.
+    def check_blocks(self, job: EngineJob) -> None:
+        """Refuse what cannot be cut; see :class:`lamella.engines.engine.BlockEngine`.
 
         Raises:
-            InputError: for a job that cannot be cut; else as :meth:`segment`.
+            InputError: for objects that are made of three planes of view.
         """
-        model = _model_of(job)
-        if resolve_strategy(job.request, model.card) == "ortho":
+        if resolve_strategy(job.request, _model_of(job).card) == "ortho":
             raise InputError(
                 "three planes of view (--instances ortho) cannot be cut into blocks",
                 hint="run it without blocks, or choose another strategy",
             )
-        return _Run(job, model, sink).open_blocks(cut)
+
+    def open_blocks(self, job: EngineJob, cut: BlockCut, sink: EventSink) -> LamellaBlocks:
+        """Plan blocks; see :class:`lamella.engines.engine.BlockEngine`.
+
+        Raises:
+            InputError: as :meth:`segment`.
+        """
+        return _Run(job, _model_of(job), sink).open_blocks(cut)
 
     def run_block(
         self, job: EngineJob, document: Mapping[str, Any], box: Box, sink: EventSink

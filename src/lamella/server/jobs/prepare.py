@@ -43,6 +43,7 @@ def prepare_job(services: Services, record: JobRecord) -> dict[str, Any]:
         models=None if places.models is None else str(places.models),
         environments=None if places.environments is None else str(places.environments),
         is_offline=places.is_offline,
+        block_min_voxels=settings.block_min_voxels if settings.is_on_cluster else 0,
     )
     return work.model_dump(mode="json")
 
