@@ -198,10 +198,13 @@ class JobStore(Leases):
             return {row.state: row.n for row in connection.execute(query)}
 
     def uses_volume(self, volume: str) -> bool:
-        """Whether a job that is queued or runs reads this volume."""
+        """Whether a job that is queued or runs reads this volume, or names it in its spec."""
+        # Ids are random: a text that holds one means it.
+        named = sa.cast(jobs.c.spec, sa.Text).contains(volume, autoescape=True)
         query = (
             sa.select(jobs.c.id)
-            .where(jobs.c.volume == volume, jobs.c.state.in_(["queued", *ACTIVE_STATES]))
+            .where(jobs.c.state.in_(["queued", *ACTIVE_STATES]))
+            .where(sa.or_(jobs.c.volume == volume, named))
             .limit(1)
         )
         with self.database.read() as connection:

@@ -52,6 +52,7 @@ def create_batch(
         who.user, new_jobs, name=spec.name, idempotency_key=check_key(idempotency_key)
     )
     if is_new:
+        submission.confirm(record.jobs)
         for job_id in record.jobs:
             services.dispatcher.changed(job_id)
         services.audit.record(

@@ -53,9 +53,11 @@ def create_job(
     another request that is a conflict (409).
     """
     check_open(services)
-    job = Submission(services, who).job(spec, check_key(idempotency_key))
+    submission = Submission(services, who)
+    job = submission.job(spec, check_key(idempotency_key))
     record, is_new = services.jobs.add(job)
     if is_new:
+        submission.confirm([record.id])
         services.dispatcher.changed(record.id)
         services.audit.record(
             request, action="job.create", target=record.id, status=201,

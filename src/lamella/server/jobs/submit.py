@@ -6,9 +6,11 @@ below its allowed roots, and the disk has room.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,7 @@ class Submission:
         self._who = who
         self._engines: dict[tuple[str, str | None], EngineDescriptor] = {}
         self._volumes: dict[str, VolumeRecord | None] = {}
+        self._named: set[str] = set()
 
     def job(self, spec: JobSpec, key: str | None = None) -> NewJob:
         """A job that can be queued.
@@ -92,8 +95,12 @@ class Submission:
         if text not in self._volumes:
             self._volumes[text] = _input_volume(services, who, text, owner)
         volume = self._volumes[text]
+        if volume is not None:
+            self._named.add(volume.id)
         if request.restore is not None and request.restore.psf is not None:
             services.volumes.resolve(request.restore.psf, owner)
+            if (psf := volume_of(request.restore.psf)) is not None:
+                self._named.add(psf[0])
         return NewJob(
             owner=who.user,
             kind=spec.kind,
@@ -105,6 +112,28 @@ class Submission:
             idempotency_key=key,
             cost=_n_voxels(volume),
             estimate_key=f"{spec.kind}:{request.model}"[:128],
+        )
+
+    def confirm(self, job_ids: Iterable[str]) -> None:
+        """See that no volume was removed between the look at it and the jobs that need it.
+
+        From now on none is: those who remove look for jobs that have not ended.
+
+        Raises:
+            MissingPathError: when one was; the jobs are cancelled.
+        """
+        services = self._services
+        gone = [volume for volume in sorted(self._named) if not services.volumes.touch(volume)]
+        if not gone:
+            return
+        for job_id in job_ids:
+            # One that was started at once has failed by itself.
+            with contextlib.suppress(ConflictError):
+                services.jobs.cancel(job_id)
+            services.dispatcher.changed(job_id)
+        raise MissingPathError(
+            f"volume {gone[0]} was removed while the job was submitted",
+            hint="send the volume again",
         )
 
     def _engine(self, request: SegmentRequest) -> EngineDescriptor:

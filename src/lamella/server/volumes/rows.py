@@ -120,9 +120,10 @@ def list_volumes(
     return [VolumeRecord(**row._mapping) for row in connection.execute(asked)]
 
 
-def update_volume(connection: Connection, volume_id: str, **values: Any) -> None:
-    """Change columns of one volume."""
-    connection.execute(sa.update(volumes).where(volumes.c.id == volume_id).values(**values))
+def update_volume(connection: Connection, volume_id: str, **values: Any) -> bool:
+    """Change columns of one volume; whether it was there."""
+    done = connection.execute(sa.update(volumes).where(volumes.c.id == volume_id).values(**values))
+    return done.rowcount > 0
 
 
 def delete_volume(connection: Connection, volume_id: str) -> bool:

@@ -263,10 +263,15 @@ class Volumes:
             raise MissingPathError(f"volume {volume_id} holds no {inside[:120]!r}")
         return found
 
-    def touch(self, volume_id: str) -> None:
-        """Note that a volume is used now."""
+    def touch(self, volume_id: str) -> bool:
+        """Note that a volume is used now; whether it is there.
+
+        One that is being removed just now is waited for: after this, it is there or it is not.
+        """
         now = self._clock()
-        self._database.run(lambda connection: update_volume(connection, volume_id, last_used=now))
+        return self._database.run(
+            lambda connection: update_volume(connection, volume_id, last_used=now)
+        )
 
     def wait(self, volume_id: str, timeout_s: float) -> VolumeRecord:
         """The volume once it is no longer being prepared, or as it is when time is up."""
@@ -293,12 +298,18 @@ class Volumes:
             ConflictError: an active job uses it.
         """
         record = self.get(volume_id)
-        if self._is_used(volume_id):
-            raise ConflictError(
-                f"volume {volume_id} is the input of a job that has not ended",
-                hint="cancel the job, or wait for it",
-            )
-        self._database.run(lambda connection: delete_volume(connection, volume_id))
+
+        def delete(connection: Connection) -> None:
+            # First taken, then looked whether it may be: a job that is added meanwhile is either
+            # seen here, or finds the volume gone when it touches it.
+            delete_volume(connection, volume_id)
+            if self._is_used(volume_id):
+                raise ConflictError(
+                    f"volume {volume_id} is the input of a job that has not ended",
+                    hint="cancel the job, or wait for it",
+                )
+
+        self._database.run(delete)
         self._drop(record)
 
     def removable(self) -> tuple[Removable, ...]:
