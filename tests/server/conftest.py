@@ -33,26 +33,31 @@ class Backend:
 
 
 @pytest.fixture(scope="session", params=["embedded", "engines"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """SQLite, files and processes of this machine; then PostgreSQL, S3 and Dask.
+def stores(request: pytest.FixtureRequest) -> Backend:
+    """Where a server keeps things: SQLite and files of this machine; then PostgreSQL and S3.
 
     Whatever takes this fixture runs on both, unchanged.
     """
     if request.param == "embedded":
         return Backend(request.param, dict)
-    postgres, s3, dask = (
-        request.getfixturevalue(name) for name in ("postgres_server", "s3_server", "dask_site")
+    postgres, s3 = (request.getfixturevalue(name) for name in ("postgres_server", "s3_server"))
+    return Backend(
+        request.param,
+        lambda: {"database_url": postgres.create_schema(), "storage_url": s3.create_bucket()},
     )
 
-    def settings() -> dict[str, Any]:
-        return {
-            "database_url": postgres.create_database(),
-            "storage_url": s3.create_bucket(),
-            "scheduler": dask.address,
-            "cluster_options": {**dask.certificates.options, "grace_s": 2.0},
-        }
 
-    return Backend(request.param, settings)
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest, stores: Backend) -> Backend:
+    """The same with what runs jobs: processes of this machine; then a Dask cluster over TLS."""
+    if stores.name == "embedded":
+        return stores
+    dask = request.getfixturevalue("dask_site")
+    cluster = {
+        "scheduler": dask.address,
+        "cluster_options": {**dask.certificates.options, "grace_s": 2.0},
+    }
+    return Backend(stores.name, lambda: stores.settings() | cluster)
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ def test_a_full_disk_costs_only_what_can_be_made_again(held, free):
     assert freed >= 3000 or len(plan) == sum(item.kind == "pyramid" for item in held)
 
 
+@pytest.fixture
+def settings(settings, stores):
+    return settings.model_copy(update=stores.settings())
+
+
 def add_job(services, *, state="queued", n_bytes=0):
     record, _ = services.jobs.add(NewJob(owner="ada", kind="segment", spec={}))
     if state == "finished":

@@ -83,11 +83,12 @@ class Tus:
 
 
 @pytest.fixture
-def make_tus(tmp_path):
+def make_tus(tmp_path, stores):
     made: list[Tus] = []
 
     def make(folder: Path | None = None, **settings: Any) -> Tus:
-        made.append(Tus(folder or tmp_path / f"server{len(made)}", **settings))
+        place = folder or tmp_path / f"server{len(made)}"
+        made.append(Tus(place, **(stores.settings() | settings)))
         return made[-1]
 
     yield make
