@@ -30,6 +30,8 @@ COMMANDS = (
     ("bench_inference.py", "preview"),
     ("bench_inference.py", "memory"),
     ("bench_queue.py",),
+    ("bench_uploads.py", "time"),
+    ("bench_uploads.py", "memory"),
 )
 
 

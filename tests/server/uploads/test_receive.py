@@ -1,6 +1,7 @@
 """Bodies that come whole, are cut, fall silent, or are taken over by the next request."""
 
 import asyncio
+import errno
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ import pytest
 
 from lamella.core.errors import ConflictError
 from lamella.server.problems import ProtocolError
-from lamella.server.uploads.file import DATA_NAME, UploadFile, create_folder
+from lamella.server.uploads.file import DATA_NAME, UploadFile, committed_offset, create_folder
 from lamella.server.uploads.locks import Hold, UploadLocks
 from lamella.server.uploads.receive import BodyReceiver
 
@@ -188,3 +189,54 @@ def test_cancelling_a_request_waits_for_its_write(threads, folder):
             return file.end
 
     assert asyncio.run(whole()) == 10 * 2**20
+
+
+def big_body(n):
+    return [*(piece(bytes(5 * 2**20)) for _ in range(n)), piece(b"", False)]
+
+
+def test_a_long_body_becomes_safe_as_it_comes(threads, folder, monkeypatch):
+    """A crash in the middle of one huge request does not cost all of it."""
+    monkeypatch.setattr("lamella.server.uploads.receive._COMMIT_BYTES", 2**20)
+    offsets = []
+
+    async def whole():
+        messages = big_body(6)
+
+        async def receive():
+            await asyncio.sleep(0.03)
+            offsets.append(committed_offset(folder))
+            return messages.pop(0)
+
+        with UploadFile(folder) as file:
+            await BodyReceiver(threads).receive(receive, file, Hold(), 2**30)
+            assert file.end == 30 * 2**20
+            file.commit()
+
+    asyncio.run(whole())
+    assert offsets == sorted(offsets)
+    assert 0 < offsets[-1] <= 30 * 2**20
+    assert committed_offset(folder) == 30 * 2**20
+
+
+def test_a_disk_that_fails_behind_the_write_is_not_overlooked(threads, folder, monkeypatch):
+    """The system tells of a lost write once, to whoever syncs first."""
+    n_failed = 0
+
+    def fail(_handle):
+        nonlocal n_failed
+        n_failed += 1
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("lamella.server.uploads.receive._COMMIT_BYTES", 2**20)
+    monkeypatch.setattr("lamella.server.uploads.file.sync", fail)
+
+    async def whole():
+        with UploadFile(folder) as file:
+            body = body_of(*big_body(2))
+            with pytest.raises(OSError, match="Input/output"):
+                await BodyReceiver(threads).receive(body, file, Hold(), 2**30)
+
+    asyncio.run(whole())
+    assert n_failed
+    assert committed_offset(folder) == 0

@@ -12,7 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lamella.server.uploads.journal import OffsetJournal, read_offset, sync, sync_folder
+from lamella.server.uploads.journal import (
+    OffsetJournal,
+    begin_sync,
+    read_offset,
+    sync,
+    sync_folder,
+)
 
 __all__ = [
     "DATA_NAME",
@@ -113,6 +119,7 @@ class UploadFile:
         self._running = running
         self.end = self._journal.offset
         """Where the next byte goes."""
+        self._begun = self.end
         if os.fstat(self._data).st_size != self.end:
             os.ftruncate(self._data, self.end)
 
@@ -138,6 +145,11 @@ class UploadFile:
         if self._running is not None:
             self._running.feed(start, pieces)
 
+    def begin_commit(self) -> None:
+        """Let the disk begin with what was written, while more comes; from any thread."""
+        start, self._begun = self._begun, self.end
+        begin_sync(self._data, start, self._begun - start)
+
     def commit(self) -> int:
         """Bring everything written to the disk, record it, and return the new offset."""
         end = self.end
@@ -150,7 +162,7 @@ class UploadFile:
 
     def discard(self) -> None:
         """Cut away what was not committed."""
-        self.end = self._journal.offset
+        self.end = self._begun = self._journal.offset
         os.ftruncate(self._data, self.end)
         if self._running is not None:
             self._running.discard()

@@ -7,7 +7,7 @@ most two batches of an upload are in memory, and all uploads together share one 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +28,7 @@ _BUDGET_BYTES = 96 * 2**20
 _MAX_PIECES = 512
 _HOLD_BACK_S = 1.0
 """A slow client's bytes are written after this time, however few they are."""
-_COMMIT_BYTES = 32 * 2**20
+_COMMIT_BYTES = 128 * 2**20
 _COMMIT_S = 5.0
 _SILENCE_S = 60.0
 
@@ -147,6 +147,7 @@ class _Feed:
         self._size = 0
         self._since = time.monotonic()
         self._pending: asyncio.Future[None] | None = None
+        self._behind: Future[None] | None = None
         self._committed_at = time.monotonic()
         self.n_bytes = 0
 
@@ -176,8 +177,12 @@ class _Feed:
         await outlast(asyncio.ensure_future(self._finish()))
 
     async def _finish(self) -> None:
-        await self.pass_on()
-        await self._wait()
+        try:
+            await self.pass_on()
+            await self._wait()
+        finally:
+            if self._behind is not None:
+                await asyncio.wrap_future(self._behind)
 
     async def _wait(self) -> None:
         # Shielded: an interruption ends the waiting, never the write.
@@ -187,13 +192,21 @@ class _Feed:
 
     def _write(self, pieces: list[bytes]) -> None:
         self._file.write(pieces, self._check)
-        if self._check is not None:
-            return
+        # The disk follows in a thread of its own: it is slower than the cache, and nobody waits.
+        if self._behind is None or self._behind.done():
+            if self._behind is not None:
+                self._behind.result()
+            self._behind = self._executor.submit(self._follow)
+
+    def _follow(self) -> None:
         now = time.monotonic()
         is_much = self._file.end - self._file.offset >= _COMMIT_BYTES
-        if is_much or now - self._committed_at > _COMMIT_S:
+        is_late = now - self._committed_at > _COMMIT_S
+        if self._check is None and (is_much or is_late):
             self._file.commit()
             self._committed_at = now
+        else:
+            self._file.begin_commit()
 
 
 class _Watch:
