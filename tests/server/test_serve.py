@@ -14,6 +14,10 @@ import time
 import httpx2
 import pytest
 
+from lamella.core.errors import ConflictError, InputError, StorageError
+from lamella.server.database import open_server_database
+from lamella.server.run import serve
+from lamella.server.settings import Settings
 from lamella.testing.server import run_server
 
 
@@ -24,30 +28,81 @@ def lamella(*words, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "gpu.lab"])
-def test_it_refuses_to_be_reached_without_tls_and_says_what_to_do(tmp_path, host):
-    done = lamella("serve", "--host", host, "--data-dir", tmp_path / "data")
+def refused(**settings):
+    """What is said, and what to do, where nothing can be served."""
+    with pytest.raises((InputError, StorageError, ConflictError)) as caught:
+        serve(Settings.model_validate({"port": 0, **settings}))
+    assert caught.value.hint
+    return f"{caught.value.message}\n{caught.value.hint}"
+
+
+ADVICE = ("without TLS", "--tls self-signed", "--tls CERT.pem", "--public-url", "--insecure")
+
+
+def test_it_refuses_to_be_reached_without_tls_and_says_what_to_do(tmp_path):
+    done = lamella("serve", "--host", "0.0.0.0", "--data-dir", tmp_path / "data")
     assert done.returncode == 2
-    assert "without TLS" in done.stderr
-    for advice in ("--tls self-signed", "--tls CERT.pem", "--public-url", "--insecure"):
-        assert advice in done.stderr
+    assert all(advice in done.stderr for advice in ADVICE)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists(), "nothing is made before it is safe"
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.0.2.7", "gpu.lab", "127.0.0.1.lab"])
+def test_every_other_address_too(tmp_path, host):
+    told = refused(host=host, data_dir=tmp_path / "data")
+    assert all(advice in told for advice in ADVICE)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_port_in_use_is_one_clear_error(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = lamella("serve", "--port", port, "--data-dir", tmp_path)
-    assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 is in use" in done.stderr
-    assert "--port" in done.stderr
+        told = refused(data_dir=tmp_path, port=port)
+    assert f"port {port} of 127.0.0.1 is in use" in told
+    assert "--port" in told
 
 
 def test_a_foreign_address_is_one_clear_error(tmp_path):
-    done = lamella("serve", "--host", "192.0.2.7", "--insecure", "--data-dir", tmp_path)
-    assert done.returncode == 2
-    assert "cannot be listened on" in done.stderr
+    told = refused(data_dir=tmp_path, host="192.0.2.7", insecure=True)
+    assert "cannot be listened on" in told
+
+
+def test_a_data_folder_that_cannot_be_used_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(data_dir=tmp_path / "file")
+    # Nobody, not even root, makes a folder there.
+    told = refused(data_dir="/proc/lamella")
+    assert "cannot be made or written" in told
+    assert "--data-dir" in told
+
+
+def test_a_database_that_does_not_answer_is_one_clear_error(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    url = f"postgresql://lab:hushhush@127.0.0.1:{port}/lamella"
+    told = refused(data_dir=tmp_path / "a", database_url=url)
+    assert f"postgresql://lab:***@127.0.0.1:{port}/lamella cannot be used" in told
+    assert "hushhush" not in told
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "lamella.db").write_bytes(os.urandom(8192))
+    assert "file is not a database" in refused(data_dir=tmp_path / "b")
+
+
+def test_a_newer_schema_is_one_clear_error(tmp_path):
+    import sqlite3
+
+    open_server_database(Settings(data_dir=tmp_path)).close()
+    with sqlite3.connect(tmp_path / "lamella.db") as connection:
+        connection.execute("update alembic_version set version_num = '9999_later'")
+    connection.close()
+    assert "newer" in refused(data_dir=tmp_path)
+
+
+def test_a_certificate_that_is_none_is_one_clear_error(tmp_path):
+    (tmp_path / "junk.pem").write_text("junk")
+    words = {"data_dir": tmp_path / "data", "tls": str(tmp_path / "junk.pem")}
+    assert "--tls-key" in refused(**words)
+    assert "they are not PEM" in refused(**words, tls_key=tmp_path / "junk.pem")
 
 
 def test_the_first_token_works_and_is_shown_once(live_server):
@@ -73,6 +128,10 @@ def test_two_servers_never_share_a_folder(live_server):
     done = lamella("serve", "--port", 0, "--data-dir", live_server.data_dir)
     assert done.returncode == 2
     assert f"process {live_server.pid}" in done.stderr
+    assert "--data-dir" in done.stderr
+    # The lock goes with the process, however it ends.
+    live_server.restart()
+    assert live_server.is_running
 
 
 def test_self_signed_certificate_names_this_machine_and_is_kept(tmp_path):

@@ -90,6 +90,20 @@ def test_no_password_is_ever_shown(password):
     assert shown == "postgresql://lab:***@db.lab/lamella"
 
 
+def test_nor_one_that_stands_in_the_query():
+    shown = masked("database_url", "postgresql://db.lab/x?user=lab&password=hush&sslmode=require")
+    assert shown == "postgresql://db.lab/x?user=lab&password=***&sslmode=require"
+
+
+def test_what_nothing_means_is_said():
+    rows = {name: value for name, value, _ in load_settings(environment={}).rows()}
+    for name in ("user_quota_bytes", "max_total_bytes", "max_running_per_user"):
+        assert rows[name] == "no limit"
+    assert rows["retention_s"] == "kept until they are deleted"
+    assert rows["database_url"] == "SQLite in the data folder"
+    assert "0" not in rows.values()
+
+
 def test_no_option_of_a_cluster_shows_its_secret():
     assert masked("cluster_options", {"queue": "gpu", "api_token": "x"}) == (
         "queue=gpu, api_token=***"

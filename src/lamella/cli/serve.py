@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,7 @@ __all__ = ["command"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TOKEN_FILE = "first-token.txt"
+_SOON_DAYS = 30
 _SECTIONS: dict[str, tuple[str, ...]] = {
     "Where it listens": (
         "host", "port", "tls", "tls_key", "insecure", "public_url", "trusted_proxies",
@@ -37,6 +38,7 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "What runs the jobs": (
         "workers", "worker_threads", "gpus", "scheduler", "cluster", "cluster_options",
+        "block_min_voxels",
     ),
     "Limits (sizes as 50GB, times as 12h)": (
         "max_upload_bytes", "user_quota_bytes", "max_total_bytes", "min_free_bytes",
@@ -188,8 +190,11 @@ class _Door:
             ("manual", f"{started.url}/api/v1/docs"),
         ]
         rows += _certificate_rows(started.certificate)
-        if settings.insecure and not settings.is_tls:
-            rows.append(("warning", "no TLS: tokens and data can be read on the way"))
+        if settings.is_loopback and not settings.public_url:
+            rows.append(
+                ("reached from", "this machine only; by others: --host 0.0.0.0 --tls self-signed")
+            )
+        rows += [("warning", text) for text in _warnings(settings, started.certificate)]
         lines = [
             f"Lamella {version('lamella')} serves {bold(started.url, bold=True)}{others}",
             *(f"  {name:<12} {value}" for name, value in rows),
@@ -200,6 +205,7 @@ class _Door:
         if self.token is None:
             return ["", "Tokens: lamella tokens add USER" + self._data_flag()]
         pin = started.certificate.fingerprint if started.certificate else ""
+        is_here = self.settings.is_loopback and not self.settings.public_url
         login = f"lamella login {started.url}"
         if pin and started.certificate and started.certificate.is_self_signed:
             login += f" --pin {pin}"
@@ -211,7 +217,7 @@ class _Door:
             "",
             f"    {self.console.style(self.token, fg='cyan')}",
             "",
-            "Use it, here or on another machine:",
+            "Use it on this machine:" if is_here else "Use it, here or on another machine:",
             "",
             f"    {login}",
             f"    lamella segment tomogram.mrc --model membrane-3d --server {started.url}",
@@ -289,6 +295,20 @@ def _certificate_rows(certificate: Certificate | None) -> list[tuple[str, str]]:
         ("certificate", f"{kind}, until {certificate.expires:%Y-%m-%d}{made}"),
         ("fingerprint", f"SHA-256 {certificate.fingerprint}"),
     ]
+
+
+def _warnings(settings: Settings, certificate: Certificate | None) -> Iterator[str]:
+    from datetime import UTC, datetime
+
+    if settings.insecure and not settings.is_tls and not settings.is_loopback:
+        yield "no TLS: tokens and data can be read on the way"
+    if certificate is not None:
+        days = (certificate.expires - datetime.now(UTC)).days
+        if days < _SOON_DAYS:
+            yield f"the certificate expires in {days} days"
+    for root in settings.allowed_roots:
+        if "://" not in root and not Path(root).expanduser().is_dir():
+            yield f"--allow-root {root} is no folder of this machine"
 
 
 def _settings_document(found: FoundSettings) -> dict[str, Any]:

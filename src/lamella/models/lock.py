@@ -94,7 +94,7 @@ def _try(path: Path) -> BinaryIO | None:
             return None
         raise StorageError(
             f"{path.parent} is on a file system without locks ({error.strerror})",
-            hint="keep models on another disk: set LAMELLA_MODELS to a folder there",
+            hint="keep it on another disk: LAMELLA_MODELS for models, --data-dir for a server",
         ) from error
     stream.close()
     return _try(path)

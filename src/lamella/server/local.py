@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamella.core.errors import MissingPathError
-from lamella.jobs.database import open_database, sqlite_url
 from lamella.server.audit import AuditLog
-from lamella.server.migrations import migrate
+from lamella.server.database import open_server_database
 from lamella.server.secret import Secret
 from lamella.server.tokens import TokenStore
 
@@ -47,9 +46,8 @@ def open_local(settings: Settings) -> Iterator[LocalAccess]:
             hint="start one with lamella serve, name its folder with --data-dir, or ask a running"
             " one with --server URL",
         )
-    database = open_database(settings.database_url or sqlite_url(folder / "lamella.db"))
+    database = open_server_database(settings)
     try:
-        migrate(database)
         tokens = TokenStore(database, Secret.of_folder(folder).key("tokens"))
         yield LocalAccess(tokens, AuditLog(database))
     finally:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
@@ -54,6 +54,7 @@ _STATUS_BY_CODE = {
     "cancelled": 409,
     "checksum_mismatch": 460,
     "conflict": 409,
+    "database_unavailable": 503,
     "device_out_of_memory": 503,
     "device_unavailable": 503,
     "download_failed": 502,
@@ -78,6 +79,7 @@ _STATUS_BY_CODE = {
     "unknown_model": 404,
     "unreadable_file": 422,
 }
+_DATABASE_RETRY_S = 5
 _TITLES = {460: "Checksum mismatch"}
 _CODE_BY_STATUS = {
     400: "bad_request",
@@ -218,6 +220,8 @@ def add_problem_handlers(app: FastAPI) -> None:
         # PostgreSQL keeps no NUL, and UTF-8 has no halves of characters.
         DataError: _answer_unkept,
         UnicodeEncodeError: _answer_unkept,
+        OperationalError: _answer_unavailable,
+        InterfaceError: _answer_unavailable,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
@@ -271,6 +275,22 @@ async def _answer_unkept(connection: HTTPConnection, error: Exception) -> Respon
         hint="text is UTF-8 without NUL",
     )
     return await _deliver(connection, problem_response(connection, problem, status=422))
+
+
+async def _answer_unavailable(connection: HTTPConnection, error: Exception) -> Response | None:
+    assert isinstance(error, OperationalError | InterfaceError)
+    logger.error("the database does not answer: %s", type(error.orig).__name__, exc_info=error)
+    problem = Problem(
+        code="database_unavailable",
+        message="the server's database does not answer",
+        hint="try again in a while; whoever runs the server finds the reason in its log",
+    )
+    return await _deliver(
+        connection,
+        problem_response(
+            connection, problem, status=503, headers={"Retry-After": str(_DATABASE_RETRY_S)}
+        ),
+    )
 
 
 async def _answer_http(connection: HTTPConnection, error: Exception) -> Response | None:

@@ -8,15 +8,16 @@ what is on the disk is enough to go on then too.
 from __future__ import annotations
 
 import errno
-import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamella.core.errors import ConflictError, InputError
+from lamella.core.errors import ConflictError, InputError, StorageError
 from lamella.server.tls import Certificate, prepare_certificate
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def check_exposure(settings: Settings) -> None:
     Raises:
         InputError: saying what to do.
     """
-    if settings.is_tls or settings.insecure or _is_loopback(settings.host):
+    if settings.is_tls or settings.insecure or settings.is_loopback:
         return
     raise InputError(
         f"refusing to serve {settings.host}:{settings.port} without TLS: anyone on the network"
@@ -84,12 +85,13 @@ def serve(
     Raises:
         InputError: it would not be safe, or the port or the address cannot be had.
         ConflictError: another server works on the same folder.
+        StorageError: the data folder cannot be written.
     """
     check_exposure(settings)
-    # Jobs, names and results are its users' own: nobody else on the machine reads the folder.
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    certificate = prepare_certificate(settings)
+    _make_folder(settings.data_dir)
     with _held(settings), _bound(settings) as listener:
+        # Under the lock: a certificate that another server gives must not be replaced.
+        certificate = prepare_certificate(settings)
         from lamella.server.app import create_app
         from lamella.server.services import open_services
 
@@ -155,6 +157,28 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
         ssl_keyfile=certificate.key_path if certificate else None,
     )
     return Server(config)
+
+
+def _make_folder(data_dir: Path) -> None:
+    """Make the data folder where it is not, for this user alone, and see that it can be used."""
+    try:
+        # Jobs, names and results are its users' own: nobody else on the machine reads the folder.
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        raise InputError(
+            f"the data folder {data_dir} is a file", hint="name a folder with --data-dir"
+        ) from None
+    except OSError as error:
+        raise _no_folder(data_dir, error.strerror or str(error)) from None
+    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+        raise _no_folder(data_dir, "Permission denied")
+
+
+def _no_folder(data_dir: Path, reason: str) -> StorageError:
+    return StorageError(
+        f"the data folder {data_dir} cannot be made or written ({reason.lower()})",
+        hint="name one that this user may write with --data-dir, or give this one to the user",
+    )
 
 
 @contextmanager
@@ -230,12 +254,3 @@ def _urls(settings: Settings, port: int) -> tuple[str, ...]:
         for host in hosts
     ]
     return tuple(dict.fromkeys([settings.public_url, *urls] if settings.public_url else urls))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

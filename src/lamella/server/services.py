@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamella.core.places import Places
-from lamella.jobs.database import Database, open_database, sqlite_url
+from lamella.jobs.database import Database
 from lamella.jobs.store import JobStore
 from lamella.jobs.users import Limits
 from lamella.server.audit import AuditLog
+from lamella.server.database import open_server_database
 from lamella.server.limits import RateLimit
 from lamella.server.metrics import Metrics
-from lamella.server.migrations import migrate
 from lamella.server.secret import Secret
 from lamella.server.settings import Settings
 from lamella.server.signing import Signer
@@ -131,8 +131,7 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
         InputError: a database that is none, or that a newer version has changed.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = open_database(settings.database_url or sqlite_url(settings.data_dir / "lamella.db"))
-    migrate(database)
+    database = open_server_database(settings)
     secret = Secret.of_folder(settings.data_dir)
     rate = settings.rate_limit
     services = Services(

@@ -15,6 +15,7 @@ Examples:
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -201,7 +202,13 @@ class Settings(Document):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            # A name: 127.0.0.1.lab.org may be anywhere.
+            return False
 
 
 @dataclass(frozen=True, slots=True)

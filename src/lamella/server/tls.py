@@ -125,9 +125,10 @@ def _given(path: Path, key_path: Path | None) -> Certificate:
         # A key with a passphrase would ask on the terminal.
         context.load_cert_chain(path, key_path, password=lambda: "")
     except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
+        reason = getattr(error, "reason", None) or ""
+        told = f": {reason.replace('_', ' ').lower()}" if reason else ", they are not PEM"
         raise InputError(
-            f"{path} and {key_path} cannot be used: {reason.replace('_', ' ').lower()}",
+            f"{path} and {key_path} cannot be used{told}",
             hint="both must be PEM, belong together, and the key must have no passphrase",
         ) from None
     certificate = _describe(path, key_path, is_self_signed=False)
