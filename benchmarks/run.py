@@ -30,6 +30,10 @@ COMMANDS = (
     ("bench_inference.py", "preview"),
     ("bench_inference.py", "memory"),
     ("bench_queue.py",),
+    ("bench_jobs.py",),
+    ("bench_server.py", "latency"),
+    ("bench_server.py", "overhead"),
+    ("bench_server.py", "load"),
     ("bench_uploads.py", "time"),
     ("bench_uploads.py", "memory"),
 )
