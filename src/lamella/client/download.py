@@ -4,14 +4,17 @@ The file grows in a part of its own (:mod:`lamella.models.part`); its validator 
 the SHA-256) is kept beside it, and only bytes of that version are ever joined (``If-Range``).
 """
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from lamella.client.flow import Close, Do, Failure, Flow, Open, Pause, Read, Request, Response, Tell
 from lamella.client.patience import Patience, Trouble
-from lamella.core.errors import ChecksumError, ServerConnectionError
+from lamella.core.errors import ChecksumError, LamellaError, ServerConnectionError
 from lamella.core.progress import Progress
+from lamella.core.storage import storage_error
 from lamella.models.part import PartState
 
 __all__ = ["Part", "download"]
@@ -45,7 +48,14 @@ class Part(Protocol):
         ...
 
 
-def download(address: str, part: Part, patience: Patience, *, stage: str = "download") -> Flow[str]:
+def download(
+    address: str,
+    part: Part,
+    patience: Patience,
+    *,
+    stage: str = "download",
+    place: Path | None = None,
+) -> Flow[str]:
     """Fetch a file into ``part``; what is there already is not fetched again.
 
     Args:
@@ -53,16 +63,18 @@ def download(address: str, part: Part, patience: Patience, *, stage: str = "down
         part: where it grows.
         patience: with the network.
         stage: name of the progress.
+        place: where ``part`` lies, for messages.
 
     Returns:
         The SHA-256 of the whole file, hex.
 
     Raises:
         ChecksumError: when the whole file, fetched twice, is not what the server says it is.
+        StorageError: when it cannot be written; what came before is kept.
     """
     expected: str | None = None
     for _ in range(2):
-        work = _Download(address, part, Trouble(patience), stage)
+        work = _Download(address, part, Trouble(patience), stage, place)
         yield from work.run()
         expected, found = work.expected(), part.sha256
         if expected in (None, found):
@@ -75,11 +87,14 @@ def download(address: str, part: Part, patience: Patience, *, stage: str = "down
 
 
 class _Download:
-    def __init__(self, address: str, part: Part, trouble: Trouble, stage: str) -> None:
+    def __init__(
+        self, address: str, part: Part, trouble: Trouble, stage: str, place: Path | None
+    ) -> None:
         self._address = address
         self._part = part
         self._trouble = trouble
         self._stage = stage
+        self._place = place
         self._is_whole = False
 
     def expected(self) -> str | None:
@@ -145,14 +160,14 @@ class _Download:
             yield from self._wait(answer)
             return
         position, total = _stretch(answer)
-        yield Do(partial(self._begin, answer, position, total))
+        yield Do(partial(self._write, self._begin, answer, position, total))
         data: bytes | Failure = b""
         while True:
             data = yield Read()
             if isinstance(data, Failure) or not data:
                 break
             self._trouble.over()
-            yield Do(partial(self._part.put, self._part.size, data))
+            yield Do(partial(self._write, self._part.put, self._part.size, data))
             yield Tell(self._progress(total))
         yield Close()
         if isinstance(data, Failure):
@@ -161,6 +176,14 @@ class _Download:
             yield from self._wait(Failure("broken", "the connection ended early", answer.time_s))
         else:
             self._is_whole = True
+
+    def _write(self, work: Callable[..., object], *words: object) -> None:
+        try:
+            work(*words)
+        except LamellaError:
+            raise
+        except OSError as error:
+            raise storage_error(error, self._place) from error
 
     def _begin(self, answer: Response, position: int, total: int | None) -> None:
         if position > self._part.size:

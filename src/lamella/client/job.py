@@ -6,17 +6,15 @@ same events are asked for by long polling.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
+from lamella.client.answers import document_of, event_of
 from lamella.client.flow import Close, Failure, Flow, Open, Pause, Read, Request, Response, Tell
 from lamella.client.patience import Patience, Trouble, ask
 from lamella.client.sse import EventParser, SentEvent
 from lamella.core.errors import LamellaError, RunCancelledError, ServerConnectionError
-from lamella.wire.event import RunEvent, StateEvent, parse_event
+from lamella.wire.event import RunEvent, StateEvent
 from lamella.wire.job import JobDoc, JobSpec
 
 __all__ = ["FINAL_STATES", "WatchOptions", "act", "outcome", "show", "submit", "watch"]
@@ -183,8 +181,10 @@ class _Listener:
                 break
             has_come = True
             self.trouble.over()
-            for event in _parsed(parser, data):
+            for number, event in _parsed(parser, data):
                 yield from self._hear(event)
+                # One that is not understood has been heard all the same.
+                self.last = max(self.last, number)
         yield Close()
         if self.is_over:
             return
@@ -213,7 +213,7 @@ class _Listener:
         answer = yield from ask(request, self.trouble)
         document = answer.json()
         for event in document["events"]:
-            yield from self._hear(_event(event))
+            yield from self._hear(event_of(json.dumps(event)))
         self.last = max(self.last, int(document.get("last", 0)) if document["events"] else 0)
         if not document["events"]:
             self.is_over = document.get("state") in FINAL_STATES
@@ -247,27 +247,21 @@ class _Listener:
             yield Pause(0.3)
 
 
-def _parsed(parser: EventParser, data: bytes) -> list[RunEvent | None]:
+def _parsed(parser: EventParser, data: bytes) -> list[tuple[int, RunEvent | None]]:
+    """Numbers and events; None where this version does not know the event."""
     try:
         return [_sent(event) for event in parser.feed(data)]
     except ValueError as error:
         raise ServerConnectionError(f"the server's events cannot be read: {error}") from None
 
 
-def _sent(sent: SentEvent) -> RunEvent | None:
-    event = _event(sent.data)
-    if event is not None and sent.id.isdigit():
-        return event.model_copy(update={"number": int(sent.id)})
-    return event
-
-
-def _event(data: str | Mapping[str, Any]) -> RunEvent | None:
-    """An event; None for one that this version does not know."""
-    try:
-        return parse_event(data if isinstance(data, str) else json.dumps(data))
-    except ValidationError:
-        return None
+def _sent(sent: SentEvent) -> tuple[int, RunEvent | None]:
+    event = event_of(sent.data)
+    number = int(sent.id) if sent.id.isdigit() else 0
+    if event is not None and number:
+        event = event.model_copy(update={"number": number})
+    return number, event
 
 
 def _job(answer: Response) -> JobDoc:
-    return JobDoc.parse_json(answer.content, what="the server's job", error=ServerConnectionError)
+    return document_of(JobDoc, answer.content, what="job")

@@ -10,11 +10,14 @@ import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lamella.core.errors import ServerConnectionError
 from lamella.core.progress import ProgressSink, SilentSink
 from lamella.io.format import SaveOptions, save_volume, storage_errors
-from lamella.wire.manifest import RunManifest
+from lamella.wire.event import WarningEvent
+from lamella.wire.manifest import NoteDoc, RunManifest
+from lamella.wire.request import SegmentRequest
 from lamella.workflows.run import Run, origin_of
 from lamella.workflows.run_folder import RunFolder, write_bytes
 
@@ -60,30 +63,22 @@ def unpack(archive: Path, folder: Path) -> None:
             ) from error
 
 
-def settle(unpacked: Path, folder: RunFolder, input_path: str | None) -> Run:
+def settle(unpacked: Path, folder: RunFolder, asked: SegmentRequest | None) -> Run:
     """Move an unpacked run to its place.
 
     Args:
         unpacked: the run.
         folder: of this machine.
-        input_path: the input on this machine; None leaves the server's name of it.
+        asked: the request as it was made here: files are called as it calls them; None leaves the
+            server's names.
     """
     manifest = RunManifest.read(unpacked / _MANIFEST, error=ServerConnectionError)
-    there = manifest.request.input.path
-    if input_path is None and there.startswith("volume:"):
-        # Fetched elsewhere than where it was sent from: the input's own name tells people more.
-        input_path = manifest.input.path
-    if input_path is not None:
-        _rename_input(unpacked, there, input_path)
-        request = manifest.request
-        own = request.input.model_copy(update={"path": input_path})
-        manifest = manifest.model_copy(
-            update={
-                "request": request.model_copy(update={"input": own}),
-                "input": manifest.input.model_copy(update={"path": input_path}),
-            }
-        )
-        write_bytes(unpacked / _MANIFEST, manifest.to_json().encode())
+    names = _names(manifest, asked)
+    if names:
+        for name in _TEXTS:
+            _rename(unpacked / name, names)
+        write_bytes(unpacked / _MANIFEST, _renamed(manifest, names).to_json().encode())
+        manifest = _renamed(manifest, names)
     with storage_errors(folder.path):
         for entry in sorted(unpacked.iterdir()):
             if entry.name not in (_MANIFEST, ".lock"):
@@ -99,11 +94,33 @@ def export_labels(
 ) -> Run:
     """Write the labels of a run in another format, as a local run does."""
     labels = replace(run.labels, metadata={**run.labels.metadata, **origin_of(run.manifest)})
-    save_volume(labels, path, SaveOptions(overwrite=overwrite, sink=sink or SilentSink()))
-    outputs = {**run.manifest.outputs, "export": str(path.absolute())}
-    manifest = run.manifest.model_copy(update={"outputs": outputs})
+    listener = _Listener(sink or SilentSink())
+    save_volume(labels, path, SaveOptions(overwrite=overwrite, sink=listener))
+    known = run.manifest.warnings
+    manifest = run.manifest.model_copy(
+        update={
+            "outputs": {**run.manifest.outputs, "export": str(path.absolute())},
+            "warnings": (*known, *(note for note in listener.warnings if note not in known)),
+        }
+    )
     RunFolder(run.folder).write_manifest(manifest)
     return Run(run.folder, manifest, was_finished=run.was_finished)
+
+
+class _Listener:
+    """Passes events on and notes warnings: the manifest tells them too."""
+
+    def __init__(self, sink: ProgressSink) -> None:
+        self._sink: Any = sink
+        self.warnings: list[NoteDoc] = []
+
+    def emit(self, event: Any, /) -> None:
+        if isinstance(event, WarningEvent):
+            self.warnings.append(NoteDoc(code=event.code, message=event.message))
+        self._sink.emit(event)
+
+    def check(self) -> None:
+        self._sink.check()
 
 
 def _top(members: list[tarfile.TarInfo]) -> str:
@@ -124,14 +141,44 @@ def _move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _rename_input(folder: Path, there: str, here: str) -> None:
-    """Replace the server's name of the input where people and programs read it."""
-    for name in _TEXTS:
-        path = folder / name
-        if not path.is_file():
-            continue
-        text = path.read_text(encoding="utf-8")
+def _names(manifest: RunManifest, asked: SegmentRequest | None) -> dict[str, str]:
+    """What the server calls files of this machine, and how they are called here."""
+    request = manifest.request
+    there = request.input.path
+    if asked is None:
+        # Fetched elsewhere than where it was sent from: the input's own name tells people more.
+        return {there: manifest.input.path} if there.startswith("volume:") else {}
+    names: dict[str, str] = {}
+    if there.startswith("volume:"):
+        names[there] = asked.input.path
+    if request.restore is not None and asked.restore is not None:
+        psf, own = request.restore.psf, asked.restore.psf
+        if psf is not None and own is not None and psf.startswith("volume:"):
+            names[psf] = own
+    return names
+
+
+def _renamed(manifest: RunManifest, names: dict[str, str]) -> RunManifest:
+    request = manifest.request
+    path = names.get(request.input.path)
+    changes: dict[str, object] = {}
+    if path is not None:
+        changes["input"] = request.input.model_copy(update={"path": path})
+    if request.restore is not None and request.restore.psf in names:
+        psf = {"psf": names[request.restore.psf or ""]}
+        changes["restore"] = request.restore.model_copy(update=psf)
+    own = manifest.input if path is None else manifest.input.model_copy(update={"path": path})
+    return manifest.model_copy(update={"request": request.model_copy(update=changes), "input": own})
+
+
+def _rename(path: Path, names: dict[str, str]) -> None:
+    """Replace the server's names where people and programs read them."""
+    if not path.is_file():
+        return
+    text = changed = path.read_text(encoding="utf-8")
+    # A name may be the beginning of another one.
+    for there, here in sorted(names.items(), key=lambda item: -len(item[0])):
         quoted = html.escape(here) if path.suffix == ".html" else json.dumps(here)[1:-1]
-        changed = text.replace(there, quoted)
-        if changed != text:
-            write_bytes(path, changed.encode())
+        changed = changed.replace(there, quoted)
+    if changed != text:
+        write_bytes(path, changed.encode())

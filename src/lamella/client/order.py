@@ -198,11 +198,11 @@ def fetch(context: Context, job_id: str, folder: Path, request: SegmentRequest |
         part: PartFile = yield Do(
             lambda: stack.enter_context(open_part(archive, SilentSink().check))
         )
-        yield from download(f"jobs/{job_id}/artifacts/run.tar", part, context.patience)
+        address = f"jobs/{job_id}/artifacts/run.tar"
+        yield from download(address, part, context.patience, place=archive)
         unpacked = downloads / "run"
         yield Do(partial(unpack, archive, unpacked))
-        own = None if request is None or is_remote_path(request.input.path) else request.input.path
-        run: Run = yield Do(partial(settle, unpacked, place, own))
+        run: Run = yield Do(partial(settle, unpacked, place, request))
         return run
 
 

@@ -1,13 +1,16 @@
 """Plain requests of a client, as flows: lists of jobs, uploads, volumes and models."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lamella.client.answers import document_of
 from lamella.client.flow import Flow, Request
 from lamella.client.order import Context, is_remote_path
 from lamella.client.patience import Trouble, ask
 from lamella.core.errors import ServerConnectionError
+from lamella.wire.document import Document
 from lamella.wire.job import JobDoc, JobPage
 from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
@@ -15,6 +18,7 @@ from lamella.wire.upload import UploadDoc, VolumeDoc
 __all__ = ["jobs", "listing", "log", "models", "placed", "plain", "remove", "uploads", "volumes"]
 
 T = TypeVar("T")
+D = TypeVar("D", bound=Document)
 _PAGE = 200
 
 
@@ -53,7 +57,7 @@ def jobs(context: Context, limit: int, **filters: str | None) -> Flow[list[JobDo
         if cursor:
             params["cursor"] = cursor
         answer = yield from ask(Request("GET", "jobs", params=params), Trouble(context.patience))
-        page = JobPage.parse_json(answer.content, what="the server's jobs")
+        page = document_of(JobPage, answer.content, what="list of jobs")
         found += page.jobs
         cursor = page.next_cursor
         if cursor is None:
@@ -63,12 +67,12 @@ def jobs(context: Context, limit: int, **filters: str | None) -> Flow[list[JobDo
 
 def uploads(context: Context) -> Flow[list[UploadDoc]]:
     """Uploads, finished or not."""
-    return listing((yield from plain(context, "GET", "uploads")), UploadDoc.model_validate)
+    return listing((yield from plain(context, "GET", "uploads")), _reader(UploadDoc, "upload"))
 
 
 def volumes(context: Context) -> Flow[list[VolumeDoc]]:
     """Volumes that jobs can name."""
-    return listing((yield from plain(context, "GET", "volumes")), VolumeDoc.model_validate)
+    return listing((yield from plain(context, "GET", "volumes")), _reader(VolumeDoc, "volume"))
 
 
 def models(context: Context) -> Flow[list[dict[str, Any]]]:
@@ -96,3 +100,7 @@ def listing(document: Any, read: Callable[[Any], T]) -> list[T]:
     if not isinstance(items, list):
         raise ServerConnectionError("the server's list is none", hint="is it another version?")
     return [read(item) for item in items]
+
+
+def _reader(kind: type[D], what: str) -> Callable[[Any], D]:
+    return partial(document_of, kind, what=what)

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,7 +32,7 @@ class KnownServer:
         pin: SHA-256 of its certificate, where no authority vouches for it.
     """
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     pin: str | None = None
 
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,7 +36,7 @@ class Endpoint:
     """
 
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     pin: str | None = None
     on_first: "Callable[[str], None] | None" = None
     agent: str = "lamella"

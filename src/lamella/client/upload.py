@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from lamella.client.answers import document_of
 from lamella.client.flow import Body, Do, Flow, Pause, Request, Response, Send, Source, Tell
 from lamella.client.flow import Together as RunTogether
 from lamella.client.memory import Memory
@@ -122,7 +123,7 @@ class _Work:
             return None
         answer = yield from ask(Request("GET", f"volumes/{volume}"), self.trouble, *_GONE)
         if answer.is_success:
-            document = VolumeDoc.parse_json(answer.content, what="the server's volume")
+            document = document_of(VolumeDoc, answer.content, what="volume")
             if document.state == "ready":
                 return document
             if document.state == "preparing":
@@ -135,7 +136,7 @@ class _Work:
         request = Request("GET", "volumes", params={"sha256": digest.fingerprint})
         answer = yield from ask(request, self.trouble)
         for item in _items(answer, "volumes"):
-            volume = VolumeDoc.model_validate(item)
+            volume = document_of(VolumeDoc, item, what="volume")
             is_same = volume.sha256 == digest.fingerprint and volume.state == "ready"
             # The name's ending can decide how a file is read.
             if is_same and _ending(volume.name) == _ending(self.upload.name):
@@ -162,7 +163,7 @@ class _Work:
         wait_s = 0.1
         while True:
             answer = yield from ask(Request("GET", f"volumes/{volume}"), self.trouble)
-            document = VolumeDoc.parse_json(answer.content, what="the server's volume")
+            document = document_of(VolumeDoc, answer.content, what="volume")
             if document.state == "ready":
                 return document
             if document.state == "refused":
@@ -221,7 +222,7 @@ class _Work:
         answer = yield from ask(Request("GET", location), self.trouble, *_GONE)
         if not answer.is_success:
             return None
-        document = UploadDoc.parse_json(answer.content, what="the server's upload")
+        document = document_of(UploadDoc, answer.content, what="upload")
         if document.state == "rejected":
             yield Do(self.memory.drop)
             raise rejected(self.upload.name)
@@ -345,7 +346,7 @@ class _Stretch:
         """A checksum was wrong: of the chunk (send it again) or of the whole file (an error)."""
         found = yield from ask(Request("GET", place), self.trouble, *_GONE)
         if found.is_success:
-            document = UploadDoc.parse_json(found.content, what="the server's upload")
+            document = document_of(UploadDoc, found.content, what="upload")
             if document.state == "rejected":
                 yield Do(self.work.memory.drop)
                 raise rejected(self.work.upload.name)

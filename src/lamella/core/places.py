@@ -11,7 +11,7 @@ Examples:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["ClientPlaces", "Places"]
@@ -80,7 +80,7 @@ class ClientPlaces:
 
     servers: Path | None = None
     cache: Path | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     server: str = ""
 
     @classmethod

@@ -160,9 +160,9 @@ class EventPage(Document):
     """Of the job, now."""
 
 
-def parse_event(line: str | bytes) -> Any:
-    """An event from a line of JSON."""
-    return _ADAPTER.validate_json(line)
+def parse_event(line: str | bytes, *, extra: Literal["forbid", "ignore"] = "forbid") -> Any:
+    """An event from a line of JSON; ``extra`` says what becomes of unknown fields."""
+    return _ADAPTER.validate_json(line, extra=extra)
 
 
 @runtime_checkable
