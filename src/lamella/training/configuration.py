@@ -33,6 +33,7 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "TrainerConfig",
+    "UnsureConfig",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -100,6 +101,15 @@ class SplitConfig(Document):
     seed: int = 0
 
 
+class UnsureConfig(Document):
+    """A border between two classes that nothing is learnt of, nor judged by."""
+
+    between: tuple[str, str]
+    """Names of the classes; ``background`` is one."""
+    width: Positive = 2.0
+    """Voxels on either side that are left out."""
+
+
 class PairsConfig(Document):
     """Images and labels in files of any format that Lamella reads."""
 
@@ -125,6 +135,8 @@ class PairsConfig(Document):
     """Labels are pictures: colour of each class by name; ``__ignore__`` is unknown."""
     other_values: Literal["refuse", "background", "ignore"] = "refuse"
     """What label values and colours that no class names stand for."""
+    unsure: UnsureConfig | None = None
+    """A border that was drawn unlike that of other data; left out of training and scores here."""
     channels: tuple[int, ...] = ()
     """Channels of the images that are used; empty: all."""
     spacing: SpacingDoc | None = None

@@ -21,6 +21,7 @@ import numpy as np
 
 from lamella.core.errors import InputError
 from lamella.core.registry import nearest_names
+from lamella.training.pairs.unsure import UnsureBorder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +67,7 @@ class LabelCodec:
         is_mask: every label file is a mask to be cut.
         threshold: where; None for half.
         others: what values stand for that are not named.
+        unsure: border that nothing is learnt of; None for none.
     """
 
     kind: Literal["classes", "channels", "ids"]
@@ -76,6 +78,7 @@ class LabelCodec:
     is_mask: bool
     threshold: float | None
     others: Literal["refuse", "background", "ignore"]
+    unsure: UnsureBorder | None = None
 
     @classmethod
     def of(cls, task: TaskConfig, config: PairsConfig) -> LabelCodec:
@@ -109,6 +112,11 @@ class LabelCodec:
                 f"the task {task.kind} needs the ids of objects, the data give masks or colours",
                 hint="give label files in which every object has a value of its own",
             )
+        if task.kind != "semantic" and config.unsure is not None:
+            raise InputError(
+                f"data.unsure is about borders between classes, the task {task.kind} has none",
+                hint="leave data.unsure out",
+            )
         values, channel_values = _tables(task, config)
         return cls(
             kind=kinds.get(task.kind, "ids"),
@@ -119,6 +127,7 @@ class LabelCodec:
             is_mask=is_mask,
             threshold=config.threshold,
             others=config.other_values,
+            unsure=UnsureBorder.of(config.unsure, names) if config.unsure else None,
         )
 
     @property
@@ -128,8 +137,9 @@ class LabelCodec:
 
     @property
     def may_hide(self) -> bool:
-        """Whether label files can say that something is unknown."""
-        return self.others == "ignore" or _HIDDEN in self.values.values()
+        """Whether something may be unknown where no mask says so."""
+        hides = self.others == "ignore" or self.unsure is not None
+        return hides or _HIDDEN in self.values.values()
 
     @property
     def balanced(self) -> tuple[str, ...]:
@@ -166,6 +176,8 @@ class LabelCodec:
         if mask is not None:
             known = np.broadcast_to(mask != 0, labels.shape)
             valid = known.copy() if valid is None else valid & known
+        if self.unsure is not None:
+            valid = self.unsure.known(labels, valid)
         if valid is not None:
             if valid.all():
                 return labels, None

@@ -315,13 +315,19 @@ class PairStore:
     def _encoded(
         self, number: int, opened: _Opened, box: Box
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        arrays = {name: self._read(volume, box) for name, volume in opened.labels.items()}
+        whole = Box.from_shape(self.facts(number).shape)
+        # What lies around the box decides which of its borders are unsure.
+        margin = 0 if self.codec.unsure is None else self.codec.unsure.margin
+        read = box.grow(margin).intersect(whole)
+        arrays = {name: self._read(volume, read) for name, volume in opened.labels.items()}
         mask = None
         if opened.mask is not None:
-            mask = np.asarray(self._read(opened.mask, box).any(axis=0))
+            mask = np.asarray(self._read(opened.mask, read).any(axis=0))
         places = {name: str(self.root / place) for name, place in self.pairs[number].labels}
         halves = self._cuts(number, opened) if self.codec.is_mask else {}
-        return self.codec.encode(arrays, halves, mask, places=places)
+        labels, valid = self.codec.encode(arrays, halves, mask, places=places)
+        cut = (slice(None), *box.relative_to(read).slices())
+        return labels[cut], None if valid is None else valid[cut]
 
     def _cuts(self, number: int, opened: _Opened) -> dict[str, float]:
         """Where each mask is cut, by its largest value anywhere."""
