@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -197,6 +199,22 @@ def test_workers_come_as_jobs_of_a_batch_system_and_go(kind, tmp_path, monkeypat
         executor.close(5.0)
     assert Outcome.read(tmp_path / "b", 1).status == "cancelled"
     wait_for(lambda: not is_running(seen["pid"]), "the end of the workers")
+
+
+def test_a_server_can_start_a_cluster_and_keeps_its_ctrl_c():
+    """dask-jobqueue sets a handler of signals when imported, which only the main thread may."""
+    program = """
+import signal, sys, threading
+from lamella.jobs import batch_system
+before = signal.getsignal(signal.SIGINT)
+thread = threading.Thread(target=batch_system._jobqueue)
+thread.start()
+thread.join()
+assert "dask_jobqueue" in sys.modules
+assert signal.getsignal(signal.SIGINT) is before
+assert signal.signal(signal.SIGINT, before) is before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_what_waits_for_a_worker_that_never_comes_is_called_back(tmp_path):

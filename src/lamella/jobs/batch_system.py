@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ ClusterKind = Literal["", "local", "slurm", "pbs", "lsf"]
 
 _CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 _CONNECT_S = 10.0
+_IMPORTING = threading.Lock()
 # It has no log-in, so it is not for the network; a free port is one that nobody else has taken.
 _NO_DASHBOARD = "127.0.0.1:0"
 
@@ -101,10 +104,10 @@ def start_cluster(options: ClusterOptions) -> Any:
     """
     given = dict(options.options)
     minimum, maximum = int(given.pop("minimum", 0)), int(given.pop("maximum", 1))
-    if not 0 <= minimum <= max(1, maximum):
+    if not 0 <= minimum <= maximum or maximum < 1:
         raise InputError(
             f"a cluster of {minimum} to {maximum} workers cannot be",
-            hint="set minimum and maximum with --cluster-option, minimum at least 0",
+            hint="set minimum and maximum with --cluster-option: 0 or more, and 1 or more",
         )
     try:
         if options.kind == "local":
@@ -118,8 +121,7 @@ def start_cluster(options: ClusterOptions) -> Any:
                 | given
             )
         else:
-            jobqueue = require("dask_jobqueue", extra="cluster", purpose="starting workers as jobs")
-            cluster = getattr(jobqueue, _CLASSES[options.kind])(
+            cluster = getattr(_jobqueue(), _CLASSES[options.kind])(
                 **_jobqueue_arguments(options, given)
             )
         cluster.adapt(minimum=minimum, maximum=maximum, interval="1s", wait_count=30)
@@ -196,6 +198,20 @@ def _security(options: ClusterOptions) -> Any:
         tls_worker_key=options.tls_key or None,
         require_encryption=True,
     )
+
+
+def _jobqueue() -> Any:
+    """dask-jobqueue, whose import would set what this process does on Ctrl-C.
+
+    Outside of the main thread, where a server makes its cluster, the import would fail at that.
+    """
+    with _IMPORTING:
+        set_handler = signal.signal
+        signal.signal = lambda number, _handler: signal.getsignal(number)
+        try:
+            return require("dask_jobqueue", extra="cluster", purpose="starting workers as jobs")
+        finally:
+            signal.signal = set_handler
 
 
 def _distributed() -> Any:
