@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Mapping
@@ -215,4 +216,10 @@ def _jobqueue() -> Any:
 
 
 def _distributed() -> Any:
-    return require("distributed", extra="cluster", purpose="running jobs on a Dask cluster")
+    # Its import would make it talkative again, whatever the program had said before.
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    module = require("distributed", extra="cluster", purpose="running jobs on a Dask cluster")
+    if level != logging.NOTSET:
+        logger.setLevel(level)
+    return module
