@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -120,6 +121,10 @@ def command(config: Path | None, show_settings: bool, as_json: bool, **flags: An
 
     check_exposure(found.settings)
     configure_logging(found.settings.log_format, found.settings.log_level)
+    if not found.settings.scheduler:
+        # What users send and get is read by this user alone, also in a folder that was there
+        # before; workers of a scheduler may be another user's.
+        os.umask(0o077)
     door = _Door(console, found.settings)
     serve(found.settings, prepare=door.make_first_token, on_start=door.announce)
     console.say("stopped; jobs that were running go on at the next start")
@@ -164,8 +169,6 @@ class _Door:
         return self.settings.data_dir / _TOKEN_FILE
 
     def _document(self, started: Started) -> dict[str, Any]:
-        import os
-
         certificate = started.certificate
         is_kept = self.token is not None and self._token_path().is_file()
         return {

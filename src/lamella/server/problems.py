@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket
 
 from lamella.core.errors import LamellaError
+from lamella.server.logs import redact
 from lamella.wire.document import Document, JsonValue
 from lamella.wire.problem import Problem
 
@@ -188,7 +189,8 @@ def problem_response(
         type=f"https://lamella.readthedocs.io/reference/problems#{problem.code}",
         title=_title(status),
         status=status,
-        detail=problem.message,
+        # What came is quoted, and somebody may have pasted a token there.
+        detail=redact(problem.message),
         code=problem.code,
         hint=problem.hint,
         details=problem.details,

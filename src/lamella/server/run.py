@@ -7,6 +7,7 @@ what is on the disk is enough to go on then too.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lamella.core.errors import ConflictError, InputError, StorageError
 from lamella.server.tls import Certificate, prepare_certificate
@@ -29,6 +30,7 @@ __all__ = ["Started", "check_exposure", "serve"]
 _ANY = ("", "0.0.0.0", "::")
 _LOCK_NAME = "server.lock"
 _BACKLOG = 1024
+_GOODBYE_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,11 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             # Streams would otherwise keep their connections for the whole grace time.
             self.services.begin_shutdown()
-            await super().shutdown(sockets)
+            leaving = asyncio.create_task(_leave_the_silent(self))
+            try:
+                await super().shutdown(sockets)
+            finally:
+                leaving.cancel()
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -179,6 +185,20 @@ def _no_folder(data_dir: Path, reason: str) -> StorageError:
         f"the data folder {data_dir} cannot be made or written ({reason.lower()})",
         hint="name one that this user may write with --data-dir, or give this one to the user",
     )
+
+
+async def _leave_the_silent(server: Any) -> None:
+    """Drop connections that were closed and stay: a client that keeps an idle TLS connection
+    answers no goodbye until it uses it again.
+    """
+    while True:
+        await asyncio.sleep(_GOODBYE_S)
+        for connection in list(server.server_state.connections):
+            transport = cast("Any", getattr(connection, "transport", None))
+            if transport is None or not transport.is_closing():
+                continue
+            if not transport.get_write_buffer_size():
+                transport.abort()
 
 
 @contextmanager
