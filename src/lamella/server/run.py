@@ -188,8 +188,9 @@ def _no_folder(data_dir: Path, reason: str) -> StorageError:
 
 
 async def _leave_the_silent(server: Any) -> None:
-    """Drop connections that were closed and stay: a client that keeps an idle TLS connection
-    answers no goodbye until it uses it again.
+    """Drop connections that were closed and stay.
+
+    A client that keeps an idle TLS connection answers no goodbye until it uses it again.
     """
     while True:
         await asyncio.sleep(_GOODBYE_S)
