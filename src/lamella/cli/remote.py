@@ -6,7 +6,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -239,19 +240,35 @@ _WORK = {"preparing": "the server is looking at the input", "export": "the serve
 
 @dataclass
 class Leaving:
-    """What is said when someone stops a command that works with a server."""
+    """What is said when someone stops a command that works with a server.
+
+    Attributes:
+        server: its address.
+        phase: ``upload``, ``watch`` or ``download``.
+        job: that is watched or downloaded.
+        folder: run folder of an upload: it remembers a job that was queued just now, or before.
+        n_queued: jobs that the command has queued so far.
+    """
 
     server: str
     phase: str = "upload"
     job: str = ""
-    hints: dict[str, str] = field(default_factory=dict[str, str])
+    folder: Path | None = None
+    n_queued: int = 0
 
     def error(self) -> RunCancelledError:
         """The error of a stopped command: what goes on, and how to go on."""
+        if self.phase == "upload" and self.folder is not None:
+            from lamella.client.order import waiting_job
+
+            self.job = waiting_job(self.folder) or ""
+            self.phase = "watch" if self.job else "upload"
         job = short_id(self.job)
         if self.phase == "upload":
+            others = {0: "no job was queued", 1: "one job was queued and goes on"}
+            queued = others.get(self.n_queued, f"{self.n_queued} jobs were queued and go on")
             return RunCancelledError(
-                "no job was queued; what was uploaded is kept on the server for a while",
+                f"{queued}; what was uploaded is kept on the server for a while",
                 hint="the same command again goes on",
             )
         if self.phase == "watch":

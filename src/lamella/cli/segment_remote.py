@@ -86,6 +86,7 @@ class _Work:
     def start(self, plan: Plan, sink: RemoteSink, is_one_of_many: bool) -> RemoteRun | None:
         """Upload and queue one input; None where that cannot be done."""
         path, folder, _ = plan
+        self._leave.folder = folder
         self._is_one_of_many = is_one_of_many
         if is_one_of_many:
             self._console.say(f"{path}")
@@ -96,6 +97,7 @@ class _Work:
             return self._fail(path, error)
         if remote.id:
             sink.clear()
+            self._leave.n_queued += 1
             self._console.say(f"job {short_id(remote.id)} on {self._leave.server}")
         return remote
 

@@ -159,6 +159,7 @@ class _Download:
         if not answer.is_success:
             yield from self._wait(answer)
             return
+        self._trouble.answered()
         position, total = _stretch(answer)
         yield Do(partial(self._write, self._begin, answer, position, total))
         data: bytes | Failure = b""

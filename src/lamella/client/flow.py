@@ -33,6 +33,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
+from lamella.core.errors import ServerConnectionError
+
 __all__ = [
     "Body",
     "Close",
@@ -133,9 +135,15 @@ class Response:
         """The body as JSON values.
 
         Raises:
-            ValueError: when it is none.
+            ServerConnectionError: when it is none.
         """
-        return json.loads(self.content)
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            raise ServerConnectionError(
+                f"what answered is no Lamella server: {self.content[:40]!r} is not JSON",
+                hint="check the address: `lamella serve` prints it",
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class _Listener:
         yield from self._wait(answer)
 
     def _opened(self, answer: Response) -> Flow[None]:
-        self.trouble.was_reached = True
+        self.trouble.answered()
         if answer.status == 204:
             # At its end, and nothing came after what is known.
             yield Close()

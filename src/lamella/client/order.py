@@ -52,7 +52,16 @@ from lamella.workflows.prepare import MEMORY_PREFIX, open_input
 from lamella.workflows.run import Run
 from lamella.workflows.run_folder import RunFolder, write_bytes
 
-__all__ = ["Context", "Order", "Started", "fetch", "follow", "is_remote_path", "start"]
+__all__ = [
+    "Context",
+    "Order",
+    "Started",
+    "fetch",
+    "follow",
+    "is_remote_path",
+    "start",
+    "waiting_job",
+]
 
 _SERVER_PATH = "server:"
 _HOPELESS = (InputError, UnknownIdError, ModelError, LicenceError, MissingDependencyError)
@@ -106,6 +115,15 @@ class Started:
 
     job: JobDoc | None = None
     run: Run | None = None
+
+
+def waiting_job(folder: Path) -> str | None:
+    """The job of a server that a run folder waits for; None where it waits for none."""
+    try:
+        note = _read_note(RunFolder(folder))
+    except LamellaError:
+        return None
+    return None if note is None else note.job
 
 
 def is_remote_path(path: str) -> bool:

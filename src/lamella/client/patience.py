@@ -41,7 +41,7 @@ from lamella.core.errors import (
     UnauthenticatedError,
 )
 
-__all__ = ["FAILURES", "STATUSES", "Patience", "Trouble", "Waiting", "ask", "error_of"]
+__all__ = ["FAILURES", "STATUSES", "Contact", "Patience", "Trouble", "Waiting", "ask", "error_of"]
 
 Answer = Response | Failure
 Rule = Literal["again", "few", "never"]
@@ -83,6 +83,13 @@ _ERRORS: dict[int, type[LamellaError]] = {
 """For answers that carry no problem document (a proxy's, say)."""
 
 
+@dataclass(slots=True)
+class Contact:
+    """Whether a server has ever answered; shared by all work of one client."""
+
+    was_made: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a client keeps trying; all times in seconds.
@@ -95,6 +102,7 @@ class Patience:
         longest_asked_s: of waits that a server asks for; longer ones are an error.
         n_defects: tries after answers of 500.
         chance: uniform in 0..1.
+        contact: with the server, so far.
     """
 
     total_s: float = 900.0
@@ -104,6 +112,7 @@ class Patience:
     longest_asked_s: float = 300.0
     n_defects: int = 4
     chance: Callable[[], float] = random.random
+    contact: Contact = field(default_factory=Contact, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +130,25 @@ class Trouble:
 
     Attributes:
         patience: how much of it is borne.
-        was_reached: whether the server has answered before.
     """
 
     patience: Patience
-    was_reached: bool = False
     _since_s: float | None = None
     _n_waits: int = 0
     _n_defects: int = 0
 
+    @property
+    def was_reached(self) -> bool:
+        """Whether the server has answered before."""
+        return self.patience.contact.was_made
+
+    def answered(self) -> None:
+        """It has."""
+        self.patience.contact.was_made = True
+
     def over(self) -> None:
         """Something succeeded."""
-        self.was_reached = True
+        self.answered()
         self._since_s = None
         self._n_waits = self._n_defects = 0
 
@@ -151,8 +167,8 @@ class Trouble:
             self._n_defects += 1
         if rule == "never" or self._n_defects > self.patience.n_defects:
             raise error_of(answer)
-        is_answer = isinstance(answer, Response)
-        self.was_reached = self.was_reached or is_answer
+        if isinstance(answer, Response):
+            self.answered()
         if self._since_s is None:
             self._since_s = answer.time_s
         limit = self.patience.total_s if self.was_reached else self.patience.first_s
@@ -269,7 +285,7 @@ def _problem(answer: Response) -> dict[str, Any] | None:
         return None
     try:
         document = answer.json()
-    except ValueError:
+    except ServerConnectionError:
         return None
     return document if isinstance(document, dict) else None
 

@@ -242,7 +242,7 @@ class _Stretch:
     def __post_init__(self) -> None:
         options = self.work.options
         self.chunk = min(options.first_chunk, options.largest_chunk)
-        self.trouble = Trouble(self.work.trouble.patience, self.work.trouble.was_reached)
+        self.trouble = Trouble(self.work.trouble.patience)
         self.n_conflicts = self.n_mismatches = 0
         self.answered_s = 0.0
 
@@ -279,7 +279,7 @@ class _Stretch:
     def _offset(self, place: str) -> Flow[int | None]:
         """Bytes that are on the server's disk; None when the upload is gone."""
         # Patience with chunks runs out although the server answers this: only progress resets it.
-        own = Trouble(self.trouble.patience, self.trouble.was_reached)
+        own = Trouble(self.trouble.patience)
         answer = yield from ask(Request("HEAD", place, headers=_TUS), own, *_GONE)
         if not answer.is_success:
             return None
