@@ -47,7 +47,8 @@ def command(
     jobs: list[RemoteRun] = []
     problems: list[dict[str, Any]] = []
     with connect(words) as client:
-        with leaving(console, Leaving(client.context.server)) as sink:
+        leave = Leaving(client.context.server)
+        with leaving(console, leave) as sink:
             for path in inputs:
                 try:
                     request = build_request(path, words)
@@ -67,6 +68,7 @@ def command(
                     console.warn(f"{path}: {error.message}")
                 else:
                     sink.clear()
+                    leave.n_queued += 1
                     if not console.as_json:
                         click.echo(f"{short_id(jobs[-1].id)}  {path}")
         document: dict[str, Any] = {
