@@ -17,7 +17,9 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
 details { border: 1px solid #8884; border-radius: 6px; margin: .4rem 0; padding: .4rem .8rem; }
-summary { cursor: pointer; } code, pre { font: 13px/1.45 ui-monospace, monospace; }
+summary { cursor: pointer; } details[open] > summary { margin-bottom: .6rem; }
+details > p, details > table { margin: .4rem 0 .6rem; }
+code, pre { font: 13px/1.45 ui-monospace, monospace; }
 pre { overflow-x: auto; background: #8881; padding: .6rem; border-radius: 6px; }
 .method { display: inline-block; min-width: 4.2rem; font-weight: 700; color: #0a7f70; }
 .delete { color: #b3261e; } .post, .patch, .put { color: #9a5b00; }
@@ -30,7 +32,8 @@ def render_manual(document: dict[str, Any]) -> str:
     """The page of an OpenAPI document."""
     info = document["info"]
     groups: dict[str, list[str]] = {tag["name"]: [] for tag in document.get("tags", [])}
-    for path, operations in document["paths"].items():
+    # What lists and makes things stands before what one of them takes.
+    for path, operations in sorted(document["paths"].items()):
         for method in _METHODS:
             if method in operations:
                 operation = operations[method]
@@ -57,7 +60,7 @@ def render_manual(document: dict[str, Any]) -> str:
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    body = _text(operation.get("description", ""))
+    body = f"<p>{_text(operation.get('description', ''))}</p>"
     rows = "".join(_parameter(one) for one in operation.get("parameters", []))
     if rows:
         body += f"<table>{rows}</table>"

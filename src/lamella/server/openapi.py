@@ -60,6 +60,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "pull_model": {"accept_licence": True},
 }
 """Request bodies by operation."""
+_SUMMARIES = {
+    "append_upload": "Append bytes",
+    "ask_upload": "How many bytes are safe",
+    "create_upload": "Begin an upload, or join parts",
+    "create_volume": "Make a volume",
+    "delete_upload": "End an upload",
+    "delete_volume": "Remove a volume",
+    "describe_upload": "What uploads can do",
+    "describe_uploads": "What uploads can do",
+    "get_upload": "An upload",
+    "get_volume": "A volume",
+    "list_uploads": "List uploads",
+    "list_volumes": "List volumes",
+    "override_upload": "PATCH, HEAD or DELETE by POST",
+}
+"""What an operation does in a line, where its route does not say it."""
 _PROBLEM_EXAMPLE = {
     "type": "https://lamella.readthedocs.io/reference/problems#not_found",
     "title": "Not Found",
@@ -135,7 +151,9 @@ def _complete_operation(operation: dict[str, Any], method: str) -> None:
         if known is None or is_fastapis:
             responses[str(status)] = dict(entry)
     _complete_answers(responses, method)
-    example = EXAMPLES.get(operation.get("operationId", ""))
+    name = operation.get("operationId", "")
+    operation["summary"] = _SUMMARIES.get(name, operation.get("summary", name))
+    example = EXAMPLES.get(name)
     if example is not None:
         for content in operation.get("requestBody", {}).get("content", {}).values():
             content["example"] = example
