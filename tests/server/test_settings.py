@@ -1,5 +1,8 @@
 """Settings: which source wins, what is refused, and how."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,3 +125,14 @@ def test_every_setting_is_an_option_of_the_command():
 
     names = {parameter.name for parameter in command.params}
     assert set(Settings.model_fields) <= names
+
+
+def test_the_reference_page_is_what_the_settings_say():
+    path = Path(__file__).parents[2] / "docs/reference/write_settings.py"
+    spec = importlib.util.spec_from_file_location("write_settings", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert page == script.page(), "run: python docs/reference/write_settings.py"
+    for name in Settings.model_fields:
+        assert f"| `{name}` | `{flag_of(name)}` |" in page

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from lamella.server.settings import FoundSettings
     from lamella.server.tls import Certificate
 
-__all__ = ["command"]
+__all__ = ["SECTIONS", "command"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TOKEN_FILE = "first-token.txt"
 _SOON_DAYS = 30
-_SECTIONS: dict[str, tuple[str, ...]] = {
+SECTIONS: dict[str, tuple[str, ...]] = {
     "Where it listens": (
         "host", "port", "tls", "tls_key", "insecure", "public_url", "trusted_proxies",
         "cors_origins",
@@ -48,13 +48,14 @@ _SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Logs": ("log_format", "log_level"),
 }  # fmt: skip
+"""Settings by what they are about."""
 
 
 def _setting_options(function: F) -> F:
     """Add an option per setting, with the setting's own words."""
     options = (
         click.option(*_flags(name), default=None, help=_help(name), **_click_type(name))
-        for names in _SECTIONS.values()
+        for names in SECTIONS.values()
         for name in names
     )
     return stack_options(options, function)
@@ -94,7 +95,7 @@ def _click_type(name: str) -> dict[str, Any]:
 @click.command(
     name="serve",
     cls=SectionedCommand,
-    sections=_SECTIONS,
+    sections=SECTIONS,
     epilog="Every setting can also stand in a TOML file (--config, or server.toml in the data"
     " folder) and in the environment (LAMELLA_SERVER_PORT=9000).",
 )
@@ -324,5 +325,5 @@ def _settings_document(found: FoundSettings) -> dict[str, Any]:
 
 def _settings_text(found: FoundSettings) -> str:
     by_name = {row[0]: row for row in found.rows()}
-    order = [name for names in _SECTIONS.values() for name in names]
+    order = [name for names in SECTIONS.values() for name in names]
     return table([by_name[name] for name in order], ("setting", "value", "from"))
