@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from lamella.core.errors import ConflictError
 from lamella.core.places import Places
 from lamella.jobs.database import Database
 from lamella.jobs.store import JobStore
@@ -17,6 +18,7 @@ from lamella.server.audit import AuditLog
 from lamella.server.database import open_server_database
 from lamella.server.limits import RateLimit
 from lamella.server.metrics import Metrics
+from lamella.server.ownership import take_database
 from lamella.server.secret import Secret
 from lamella.server.settings import Settings
 from lamella.server.signing import Signer
@@ -128,11 +130,19 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
 
     Raises:
         StorageError: the folder or the database cannot be used.
-        InputError: a database that is none, or that a newer version has changed.
+        InputError: a database that is none.
+        ConflictError: a database of another server, or that a newer version has changed.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = open_server_database(settings)
     secret = Secret.of_folder(settings.data_dir)
+    if settings.database_url:
+        # A file in the data folder is nobody else's anyway.
+        try:
+            take_database(database, secret, settings.data_dir)
+        except ConflictError:
+            database.close()
+            raise
     rate = settings.rate_limit
     services = Services(
         settings=settings,

@@ -4,7 +4,20 @@ import sqlalchemy as sa
 
 from lamella.jobs.tables import METADATA, json_type, number_type
 
-__all__ = ["METADATA", "audit", "tokens", "uploads", "volumes"]
+__all__ = ["METADATA", "audit", "owner", "tokens", "uploads", "volumes"]
+
+# One row: the server whose database this is.
+owner = sa.Table(
+    "owner",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    # A key made of the secret of its data folder, hexadecimal.
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    # For people: where that folder is.
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("data_dir", sa.Text, nullable=False),
+    sa.Column("since", sa.Float(53), nullable=False),
+)
 
 tokens = sa.Table(
     "tokens",

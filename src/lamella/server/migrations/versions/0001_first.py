@@ -1,4 +1,4 @@
-"""Users, batches, jobs; tokens, uploads, volumes, audit."""
+"""Users, batches, jobs; owner, tokens, uploads, volumes, audit."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove every table."""
-    for name in ("volumes", "uploads", "audit", "tokens", "jobs", "batches", "users"):
+    for name in ("volumes", "uploads", "audit", "tokens", "owner", "jobs", "batches", "users"):
         op.drop_table(name)
 
 
@@ -103,6 +103,15 @@ def _jobs() -> None:
 
 
 def _tokens_and_audit() -> None:
+    op.create_table(
+        "owner",
+        sa.Column("number", sa.Integer, autoincrement=False, nullable=False),
+        sa.Column("fingerprint", sa.String(64), nullable=False),
+        sa.Column("host", sa.String(255), nullable=False),
+        sa.Column("data_dir", sa.Text, nullable=False),
+        sa.Column("since", _TIME, nullable=False),
+        sa.PrimaryKeyConstraint("number", name="pk_owner"),
+    )
     op.create_table(
         "tokens",
         sa.Column("id", sa.String(32), nullable=False),
