@@ -21,7 +21,7 @@ from lamella.server.open_access import SharedRoute, allow_all, base_url
 from lamella.server.problems import ProtocolError, problems
 from lamella.server.pyramids.service import Pyramid, RunLabels
 from lamella.server.services import Services
-from lamella.server.volumes.rows import VolumeRecord
+from lamella.server.volumes.rows import VolumeRecord, no_volume
 from lamella.wire.job import ViewUrl
 
 __all__ = ["open_router", "router"]
@@ -177,7 +177,8 @@ def allow_view() -> Response:
 
 def _owned_volume(services: Services, who: Principal, volume_id: str) -> VolumeRecord:
     record: VolumeRecord = services.volumes.get(volume_id)
-    who.check_owner(record.owner, f"there is no volume {volume_id[:80]!r}")
+    if not who.may_see(record.owner):
+        raise no_volume(volume_id)
     return record
 
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamella.core.errors import ConflictError, MissingPathError
+from lamella.core.errors import ConflictError
 from lamella.server.uploads.file import UploadFile
-from lamella.server.uploads.rows import UploadRecord
+from lamella.server.uploads.rows import UploadRecord, no_upload
 
 __all__ = ["check_parts", "copy_parts"]
 
@@ -28,7 +28,7 @@ def check_parts(found: Sequence[UploadRecord], owner: str, parts: tuple[str, ...
     """
     for one in found:
         if one.owner != owner:
-            raise MissingPathError(f"there is no upload {one.id!r}")
+            raise no_upload(one.id)
         if not one.is_partial:
             raise ConflictError(
                 f"upload {one.id} is no part", hint="create parts with Upload-Concat: partial"

@@ -66,6 +66,7 @@ _MAX_METADATA = 16 * 1024
 _MAX_KEYS = 64
 _MAX_PARTS = 1000
 _MAX_NAME_BYTES = 200
+_PLACE_HINT = "as the header Location of the answer that created the part"
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _KEY = re.compile(r"[!-+\--~]+")
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -79,8 +80,8 @@ class TusError(ProtocolError):
         self,
         message: str,
         *,
+        hint: str,
         status: int = 400,
-        hint: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, message, code=_CODES[status], hint=hint, headers=headers)
@@ -134,10 +135,16 @@ def parse_metadata(text: str) -> dict[str, str]:
     if not text.strip():
         return {}
     if len(text) > _MAX_METADATA:
-        raise TusError(f"Upload-Metadata has {len(text)} characters; at most {_MAX_METADATA}")
+        raise TusError(
+            f"Upload-Metadata has {len(text)} characters; at most {_MAX_METADATA}",
+            hint="it describes the file: filename, sha256, unpack, volume",
+        )
     pairs = [part.strip() for part in text.split(",")]
     if len(pairs) > _MAX_KEYS:
-        raise TusError(f"Upload-Metadata has {len(pairs)} keys; at most {_MAX_KEYS}")
+        raise TusError(
+            f"Upload-Metadata has {len(pairs)} keys; at most {_MAX_KEYS}",
+            hint="it describes the file: filename, sha256, unpack, volume",
+        )
     found: dict[str, str] = {}
     for pair in pairs:
         key, _, value = pair.partition(" ")
@@ -188,7 +195,10 @@ def parse_checksum(text: str) -> Checksum:
     try:
         digest = base64.b64decode(encoded.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise TusError("Upload-Checksum: the digest is not base64") from error
+        raise TusError(
+            "Upload-Checksum: the digest is not base64",
+            hint="base64 of the digest's bytes, not of its hex digits",
+        ) from error
     if len(digest) != _DIGEST_BYTES[algorithm]:
         raise TusError(
             f"Upload-Checksum: a {algorithm} digest has {_DIGEST_BYTES[algorithm]} bytes,"
@@ -211,10 +221,14 @@ def parse_concat(text: str) -> Concat:
     addresses = rest.split()
     if kind.strip() != "final" or not addresses:
         raise TusError(
-            f"Upload-Concat: expected 'partial' or 'final;ADDRESS ADDRESS', got {text[:80]!r}"
+            f"Upload-Concat: expected 'partial' or 'final;ADDRESS ADDRESS', got {text[:80]!r}",
+            hint="addresses of finished parts, separated by spaces",
         )
     if len(addresses) > _MAX_PARTS:
-        raise TusError(f"Upload-Concat names {len(addresses)} parts; at most {_MAX_PARTS}")
+        raise TusError(
+            f"Upload-Concat names {len(addresses)} parts; at most {_MAX_PARTS}",
+            hint="send larger parts",
+        )
     return Concat(is_final=True, parts=tuple(_id_of(address) for address in addresses))
 
 
@@ -222,10 +236,14 @@ def _id_of(address: str) -> str:
     try:
         path = urlsplit(address).path
     except ValueError as error:
-        raise TusError(f"Upload-Concat: {address[:120]!r} is no address") from error
+        raise TusError(
+            f"Upload-Concat: {address[:120]!r} is no address", hint=_PLACE_HINT
+        ) from error
     parent, _, name = path.rstrip("/").rpartition("/")
     if not parent.endswith("/uploads") or not is_upload_id(name):
-        raise TusError(f"Upload-Concat: {address[:120]!r} is no address of an upload here")
+        raise TusError(
+            f"Upload-Concat: {address[:120]!r} is no address of an upload here", hint=_PLACE_HINT
+        )
     return name
 
 

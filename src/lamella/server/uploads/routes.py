@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from lamella.core.errors import LamellaError, MissingPathError
+from lamella.core.errors import LamellaError
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.problems import problems
 from lamella.server.services import Services
 from lamella.server.uploads import protocol
 from lamella.server.uploads.append import Chunk
 from lamella.server.uploads.protocol import TusError
-from lamella.server.uploads.rows import UploadRecord
+from lamella.server.uploads.rows import UploadRecord, no_upload
 from lamella.server.uploads.service import NewUpload, Uploads
 from lamella.wire.upload import UploadDoc
 
@@ -158,10 +158,15 @@ async def append(
     kind = sent.content_type or ""
     if kind.partition(";")[0].strip().lower() != protocol.CONTENT_TYPE:
         raise TusError(
-            f"expected Content-Type: {protocol.CONTENT_TYPE}, got {kind[:80]!r}", status=415
+            f"expected Content-Type: {protocol.CONTENT_TYPE}, got {kind[:80]!r}",
+            status=415,
+            hint="the body is the file's bytes, from Upload-Offset on",
         )
     if sent.upload_offset is None:
-        raise TusError("the header Upload-Offset is missing")
+        raise TusError(
+            "the header Upload-Offset is missing",
+            hint="it says where the bytes belong; HEAD tells how many are there",
+        )
     checksum, length = sent.upload_checksum, sent.upload_length
     chunk = Chunk(
         offset=protocol.parse_number(sent.upload_offset, "Upload-Offset"),
@@ -260,6 +265,7 @@ async def override(
             raise TusError(
                 "POST to an upload needs X-HTTP-Method-Override: PATCH, HEAD or DELETE",
                 status=405,
+                hint="or send the method itself",
                 headers={"Allow": "HEAD, PATCH, DELETE, GET, OPTIONS"},
             )
 
@@ -283,7 +289,8 @@ def get_upload(
     """One upload, finished or not; asking disturbs nobody who sends to it."""
     uploads: Uploads = services.uploads
     record = uploads.get(upload_id)
-    who.check_owner(record.owner, f"there is no upload {upload_id!r}")
+    if not who.may_see(record.owner):
+        raise no_upload(upload_id)
     return record.to_document(uploads.offset_of(record))
 
 
@@ -330,9 +337,10 @@ async def _note(request: Request, services: Services, action: str, upload_id: st
 
 async def _check_owner(services: Services, who: Principal, upload_id: str) -> None:
     if not protocol.is_upload_id(upload_id):
-        raise MissingPathError(f"there is no upload {upload_id[:80]!r}")
+        raise no_upload(upload_id)
     owner = await run_in_threadpool(services.uploads.owner_of, upload_id)
-    who.check_owner(owner, f"there is no upload {upload_id!r}")
+    if not who.may_see(owner):
+        raise no_upload(upload_id)
 
 
 def _check_version(told: str | None) -> None:
@@ -350,13 +358,19 @@ def _length(told: str | None, deferred: str | None) -> int | None:
         return protocol.parse_number(told, "Upload-Length")
     if told is None and deferred == "1":
         return None
-    raise TusError("expected either Upload-Length, or Upload-Defer-Length: 1")
+    raise TusError(
+        "expected either Upload-Length, or Upload-Defer-Length: 1",
+        hint="the size of the file in bytes; deferred, it comes with a later PATCH",
+    )
 
 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not 0 < len(key) <= _MAX_KEY:
-        raise TusError(f"Idempotency-Key has {len(key)} characters; 1 to {_MAX_KEY} are allowed")
+        raise TusError(
+            f"Idempotency-Key has {len(key)} characters; 1 to {_MAX_KEY} are allowed",
+            hint="any text that no other upload of yours has",
+        )
     return key
 
 

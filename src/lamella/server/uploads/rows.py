@@ -8,6 +8,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from lamella.core.errors import MissingPathError
 from lamella.server.tables import uploads, volumes
 from lamella.server.uploads.protocol import clean_name
 from lamella.wire.upload import UploadDoc
@@ -21,6 +22,7 @@ __all__ = [
     "insert_upload",
     "iso_time",
     "list_uploads",
+    "no_upload",
     "update_upload",
     "volume_bytes",
 ]
@@ -89,6 +91,13 @@ class UploadRecord:
             created=iso_time(self.created),
             expires=iso_time(self.expires),
         )
+
+
+def no_upload(upload_id: str) -> MissingPathError:
+    """The error for what is not there, and for what is somebody else's: nobody can tell which."""
+    return MissingPathError(
+        f"there is no upload {upload_id[:80]!r}", hint="GET /api/v1/uploads lists yours"
+    )
 
 
 def iso_time(time_s: float) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from lamella.core.errors import ChecksumError, ConflictError, GoneError, MissingPathError
+from lamella.core.errors import ChecksumError, ConflictError, GoneError
 from lamella.jobs.database import Database
 from lamella.server.uploads.append import Chunk, check_at_end, check_chunk, settle
 from lamella.server.uploads.file import (
@@ -42,6 +42,7 @@ from lamella.server.uploads.rows import (
     find_upload,
     insert_upload,
     list_uploads,
+    no_upload,
     update_upload,
 )
 from lamella.server.uploads.space import Space, SpaceLimits
@@ -220,7 +221,11 @@ class Uploads:
         async with self._locks.hold(upload_id) as hold:
             record = await self._run(self._usable, upload_id)
             if record.parts is not None:
-                raise TusError("a concatenation takes no further bytes", status=403)
+                raise TusError(
+                    "a concatenation takes no further bytes",
+                    status=403,
+                    hint="join other parts instead",
+                )
             if record.state != "open":
                 return record, check_at_end(record, chunk)
             record = await self._run(self._prepare, record, chunk)
@@ -267,7 +272,7 @@ class Uploads:
         with self._database.read() as connection:
             record = find_upload(connection, upload_id)
         if record is None:
-            raise MissingPathError(f"there is no upload {upload_id!r}", hint="GET /api/v1/uploads")
+            raise no_upload(upload_id)
         return record
 
     def list(self, owner: str | None = None, limit: int | None = None) -> list[UploadRecord]:
@@ -348,10 +353,14 @@ class Uploads:
         if chunk.upload_length is not None and chunk.upload_length != record.n_bytes:
             if record.n_bytes is not None:
                 raise TusError(
-                    f"Upload-Length was {record.n_bytes} and cannot become {chunk.upload_length}"
+                    f"Upload-Length was {record.n_bytes} and cannot become {chunk.upload_length}",
+                    hint="leave the header out, or begin another upload",
                 )
             if chunk.upload_length < committed_offset(self.folder / record.id):
-                raise TusError("Upload-Length is less than the bytes that are already there")
+                raise TusError(
+                    "Upload-Length is less than the bytes that are already there",
+                    hint="end this upload with DELETE and begin anew",
+                )
             self.space.check_size(chunk.upload_length)
             changes["n_bytes"] = chunk.upload_length
         expires = self._clock() + self._expiry_s
@@ -485,7 +494,7 @@ class Uploads:
 
     def _remove(self, upload_id: str) -> None:
         if not self._database.run(lambda connection: delete_upload(connection, upload_id)):
-            raise MissingPathError(f"there is no upload {upload_id!r}", hint="GET /api/v1/uploads")
+            raise no_upload(upload_id)
         self._drop(upload_id)
 
     def _drop(self, upload_id: str) -> None:

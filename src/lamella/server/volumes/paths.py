@@ -120,6 +120,11 @@ def _s3_parts(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     key = parts.path.strip("/")
     names = PurePosixPath(key).parts
+    if parts.scheme.lower() != "s3":
+        raise InputError(
+            f"expected an address s3://bucket/key, got {url[:120]!r}",
+            hint="other addresses are not fetched: download the file and upload it",
+        )
     if not parts.netloc or ".." in names or "." in names or parts.query or parts.fragment:
         raise InputError(f"{url[:120]!r} is no S3 address", hint="s3://bucket/key")
     return parts.netloc, key

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from lamella.core.errors import ConflictError
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.problems import problems
-from lamella.server.volumes.rows import VolumeRecord
+from lamella.server.volumes.rows import VolumeRecord, no_volume
 from lamella.server.volumes.service import Volumes
 from lamella.wire.upload import VolumeDoc, VolumeSpec
 
@@ -80,5 +80,6 @@ def delete_volume(volume_id: str, request: Request, who: Writer, services: Servi
 
 def _seen(volumes: Volumes, who: Principal, volume_id: str) -> VolumeRecord:
     record = volumes.get(volume_id)
-    who.check_owner(record.owner, f"there is no volume {volume_id[:80]!r}")
+    if not who.may_see(record.owner):
+        raise no_volume(volume_id)
     return record

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from lamella.core.errors import MissingPathError
 from lamella.server.tables import volumes
 from lamella.server.uploads.rows import iso_time
 from lamella.wire.manifest import GeometryDoc, NoteDoc
@@ -21,6 +22,7 @@ __all__ = [
     "find_volume",
     "insert_volume",
     "list_volumes",
+    "no_volume",
     "update_volume",
 ]
 
@@ -79,6 +81,13 @@ class VolumeRecord:
             created=iso_time(self.created),
             pyramid=self.pyramid,
         )
+
+
+def no_volume(volume_id: str) -> MissingPathError:
+    """The error for what is not there, and for what is somebody else's: nobody can tell which."""
+    return MissingPathError(
+        f"there is no volume {volume_id[:80]!r}", hint="GET /api/v1/volumes lists yours"
+    )
 
 
 def insert_volume(connection: Connection, record: VolumeRecord) -> None:

@@ -21,6 +21,7 @@ from lamella.core.errors import (
 )
 from lamella.jobs.database import Database
 from lamella.server.names import PathNames
+from lamella.server.uploads.rows import no_upload
 from lamella.server.volumes.archive import archive_stem
 from lamella.server.volumes.children import Children
 from lamella.server.volumes.entries import EntryNames, entry_path
@@ -33,6 +34,7 @@ from lamella.server.volumes.rows import (
     find_volume,
     insert_volume,
     list_volumes,
+    no_volume,
     update_volume,
 )
 from lamella.wire.problem import Problem
@@ -143,7 +145,10 @@ class Volumes:
             ForbiddenError: a path or an address that this server does not read.
         """
         if sum((bool(spec.files), spec.path is not None, spec.url is not None)) != 1:
-            raise InputError("expected exactly one of files, path and url")
+            raise InputError(
+                "expected exactly one of files, path and url",
+                hint="files names finished uploads, path a file of the server, url one in S3",
+            )
         if spec.files:
             source, n_bytes, name = self._source_of_files(owner, spec)
         elif spec.path is not None:
@@ -165,7 +170,7 @@ class Volumes:
             names.add(file.path)
             upload = self._uploads.get(file.upload)
             if upload.owner != owner:
-                raise MissingPathError(f"there is no upload {file.upload!r}")
+                raise no_upload(file.upload)
             if upload.state != "finished" or not upload.has_data:
                 what = "is used by another volume" if upload.volume else f"is {upload.state}"
                 raise ConflictError(
@@ -200,9 +205,7 @@ class Volumes:
         with self._database.read() as connection:
             record = find_volume(connection, volume_id)
         if record is None:
-            raise MissingPathError(
-                f"there is no volume {volume_id[:80]!r}", hint="GET /api/v1/volumes lists yours"
-            )
+            raise no_volume(volume_id)
         return record
 
     def list(
@@ -253,7 +256,7 @@ class Volumes:
         volume_id, _, inside = text.removeprefix(VOLUME_PREFIX).partition("/")
         record = self.get(volume_id)
         if owner is not None and record.owner != owner:
-            raise MissingPathError(f"there is no volume {volume_id[:80]!r}")
+            raise no_volume(volume_id)
         path = self.path_of(volume_id)
         self.touch(volume_id)
         if not inside:
