@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,10 +34,13 @@ _OPTIONS = (
     ),
     click.option(
         "--cluster-option", "cluster_options", multiple=True, metavar="NAME=VALUE",
-        help="For --cluster: maximum=8, cores=4, memory=16GB, queue=gpu, ...",
+        help="For --cluster: maximum=8, cores=4, memory=16GB, queue=gpu, ...; for tls:// schedulers"
+        " tls_ca=FILE, tls_cert=FILE, tls_key=FILE.",
     ),
     click.option("--block", metavar="Z,Y,X", help="Voxels of a block; chosen unless given."),
 )  # fmt: skip
+_FOR_SCHEDULERS = ("tls_ca", "tls_cert", "tls_key", "resources")
+_MOST_WORKERS = 4
 _NAMES = ("block_workers", "scheduler", "cluster", "cluster_options", "block")
 
 
@@ -83,23 +88,46 @@ def opened_blocks(words: dict[str, Any]) -> "Iterator[BlockOptions | None]":
         return
     from lamella.jobs.blocks import DaskBlocks
 
-    with DaskBlocks(_cluster_options(words)) as runner:
+    with _cluster_options(words) as options, DaskBlocks(options) as runner:
         yield BlockOptions(runner, extent)
 
 
-def _cluster_options(words: dict[str, Any]) -> "ClusterOptions":
+@contextmanager
+def _cluster_options(words: dict[str, Any]) -> "Iterator[ClusterOptions]":
+    """The options, and for a cluster of our own a folder that all nodes see, for certificates."""
+    given = parse_options(words["cluster_options"])
+    kind = words["cluster"] or ""
+    if not kind:
+        yield _options_of(words, given)
+        return
+    given.setdefault("maximum", _MOST_WORKERS)
+    place = str(given.pop("folder", "."))
+    try:
+        made = TemporaryDirectory(dir=place, prefix=".lamella-cluster-")
+    except OSError as error:
+        raise InputError(
+            f"the cluster's certificates cannot be written in {place!r}: {error.strerror}",
+            hint="name a folder that all nodes see with --cluster-option folder=PATH",
+        ) from error
+    with made as folder:
+        yield _options_of(words, given, folder=str(Path(folder).absolute()))
+
+
+def _options_of(words: dict[str, Any], given: dict[str, Any], folder: str = "") -> "ClusterOptions":
     from lamella.jobs.batch_system import ClusterOptions
 
-    given = parse_options(words["cluster_options"])
-    ours = {
-        name: given.pop(name)
-        for name in ("tls_ca", "tls_cert", "tls_key", "resources")
-        if name in given
-    }
+    wrong = sorted(set(given) - set(_FOR_SCHEDULERS)) if words["scheduler"] else []
+    if wrong:
+        raise InputError(
+            f"a scheduler that runs already takes no --cluster-option {', '.join(wrong)}",
+            hint=f"it takes {', '.join(_FOR_SCHEDULERS)}",
+        )
+    ours = {name: given.pop(name) for name in _FOR_SCHEDULERS if name in given}
     return ClusterOptions(
         scheduler=words["scheduler"] or "",
         kind=words["cluster"] or "",
         options=given,
+        folder=folder,
         name="blocks",
         **ours,
     )

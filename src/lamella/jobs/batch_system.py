@@ -76,6 +76,7 @@ def connect(options: ClusterOptions, address: str | None = None, security: Any =
     """A :class:`distributed.Client` that is no process-wide default.
 
     Raises:
+        InputError: when it wants certificates.
         ServerConnectionError: when no scheduler answers.
         MissingDependencyError: when Dask is not installed here.
     """
@@ -89,6 +90,11 @@ def connect(options: ClusterOptions, address: str | None = None, security: Any =
             set_as_default=False,
             name=f"lamella-{options.name}",
         )
+    except TypeError as error:
+        raise InputError(
+            f"{target} wants certificates, and none are named: {error}",
+            hint="name files with --cluster-option tls_ca=FILE, tls_cert=FILE and tls_key=FILE",
+        ) from error
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ServerConnectionError(
             f"no Dask scheduler answers at {target}: {error}",

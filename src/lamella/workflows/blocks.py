@@ -42,7 +42,7 @@ from lamella.wire.event import EventSink, LogEvent, ProgressEvent
 from lamella.wire.problem import Problem
 from lamella.wire.request import SegmentRequest
 
-__all__ = ["BlockOptions", "BlockRunner", "run_block", "segment_blocks"]
+__all__ = ["BlockOptions", "BlockRunner", "check_cut", "run_block", "segment_blocks"]
 
 JOURNAL_NAME = "blocks.jsonl"
 STOP_NAME = "blocks.stop"
@@ -50,6 +50,7 @@ PROGRESS_NAME = "blocks.progress"
 FUNCTION = "lamella.workflows.blocks:run_block"
 _CHECK_S = 0.25
 _TELL_S = 1.0
+_LATE_S = 20.0
 _BLOCKS_PER_WORKER = 2
 
 
@@ -116,7 +117,7 @@ def segment_blocks(
     """
     if options.min_voxels is not None and not _is_worth_it(engine, job, options):
         return engine.segment(job, sink)
-    _check(engine, job)
+    check_cut(engine, job)
     assert isinstance(engine, BlockEngine), "checked above"
     n_workers = options.runner.n_workers
     cut = BlockCut(options.extent, n_blocks=_BLOCKS_PER_WORKER * n_workers)
@@ -163,6 +164,30 @@ def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def check_cut(engine: Engine, job: EngineJob) -> None:
+    """Refuse, before anything runs, what cannot be cut into blocks.
+
+    Raises:
+        InputError: for an engine, an input or a request; with a way out.
+    """
+    if not isinstance(engine, BlockEngine):
+        raise InputError(
+            f"the engine {engine.descriptor.id!r} cannot cut a volume into blocks",
+            hint="leave out --block-workers, --scheduler and --cluster",
+        )
+    engine.check_blocks(job)
+    if job.request.input.path.startswith("memory:"):
+        raise InputError(
+            "an array in memory cannot be cut into blocks for other processes",
+            hint="save it first, and name the file",
+        )
+    if job.request.restore is not None:
+        raise InputError(
+            "a restoration and blocks do not go together",
+            hint="restore the volume first with `lamella restore`, then segment the result",
+        )
+
+
 # --- Private helpers ----------------------------------------------------------------------------
 
 
@@ -179,6 +204,7 @@ class _Session:
     began: float = field(default_factory=time.monotonic)
     n_here: int = 0
     told: float = 0.0
+    has_wondered: bool = False
 
     def run_all(self) -> None:
         waiting = [n for n in range(len(self.run.boxes)) if n not in self.journal.done]
@@ -201,6 +227,7 @@ class _Session:
                     self.take(*answer)
                 elif time.monotonic() - self.told > _TELL_S:
                     self.tell()
+                    self.wonder()
         except BaseException:
             # Blocks that are being run elsewhere end at their next tile.
             stop.write_text(session)
@@ -275,6 +302,14 @@ class _Session:
             n_axes = len(self.job.volume.spatial_shape)
             events = TileEvents(self.sink, labels=self.run.labels, n_axes=n_axes)
             events.finished(self.run.boxes[number])
+
+    def wonder(self) -> None:
+        """Say once that nobody seems to work."""
+        is_late = time.monotonic() - self.began > _LATE_S
+        if not self.has_wondered and is_late and not self.n_here and not self.begun():
+            self.has_wondered = True
+            text = "no worker has finished a tile yet: are there any, and are they free?"
+            self.sink.emit(LogEvent(message=text))
 
     def begun(self) -> int:
         """Tiles that are done of blocks that are not, as far as workers have said."""
@@ -379,29 +414,10 @@ def _is_worth_it(engine: Engine, job: EngineJob, options: BlockOptions) -> bool:
     if n_voxels < (options.min_voxels or 0) or options.runner.n_workers < 2:
         return False
     try:
-        _check(engine, job)
+        check_cut(engine, job)
     except InputError:
         return False
     return True
-
-
-def _check(engine: Engine, job: EngineJob) -> None:
-    if not isinstance(engine, BlockEngine):
-        raise InputError(
-            f"the engine {engine.descriptor.id!r} cannot cut a volume into blocks",
-            hint="leave out --block-workers, --scheduler and --cluster",
-        )
-    engine.check_blocks(job)
-    if job.request.input.path.startswith("memory:"):
-        raise InputError(
-            "an array in memory cannot be cut into blocks for other processes",
-            hint="save it first, and name the file",
-        )
-    if job.request.restore is not None:
-        raise InputError(
-            "a restoration and blocks do not go together",
-            hint="restore the volume first with `lamella restore`, then segment the result",
-        )
 
 
 def _journal_of(job: EngineJob, run: BlockRun) -> Path:

@@ -108,6 +108,7 @@ def segment(
     check_export(options.export, request, overwrite=options.overwrite)
     prepared = prepare(request, volume, listener, places=options.places)
     check_disk(prepared.volume, folder.path)
+    _check_blocks(prepared, options)
     _check_restoration(prepared, options)
     was_there = folder.path.exists()
     try:
@@ -203,6 +204,23 @@ def check_export(export: Path | None, request: SegmentRequest, *, overwrite: boo
         check_source(None if named.startswith("memory:") else Path(named), export)
     if export.exists() and not overwrite:
         raise OutputExistsError(f"{export} is already there", hint="use --overwrite to replace it")
+
+
+def _check_blocks(prepared: Prepared, options: RunOptions) -> None:
+    """Refuse what cannot be cut, unless a run in one piece is as good."""
+    if options.blocks is None or options.blocks.min_voxels is not None:
+        return
+    from lamella.workflows.blocks import check_cut
+
+    places = options.places or Places.of_user()
+    engine = load_engine(prepared.engine.id, places)
+    job = EngineJob(
+        volume=prepared.volume,
+        request=prepared.request,
+        model=prepared.model,
+        run_dir=options.run_dir,
+    )
+    check_cut(engine, job)
 
 
 def _check_restoration(prepared: Prepared, options: RunOptions) -> None:
