@@ -1,6 +1,6 @@
 """Who did what, when and from where: one row for every change, kept with the data.
 
-Reading is not recorded; refused attempts are (``status`` is the answer's).
+Reading is not recorded, nor what was refused: the access log has every request with its status.
 """
 
 from __future__ import annotations

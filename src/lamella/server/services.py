@@ -6,12 +6,14 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 from lamella.core.errors import ConflictError
 from lamella.core.places import Places
 from lamella.jobs.database import Database
+from lamella.jobs.machine import STATES
 from lamella.jobs.store import JobStore
 from lamella.jobs.users import Limits
 from lamella.server.audit import AuditLog
@@ -163,12 +165,29 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
             ),
         ),
     )
+    _add_gauges(services)
     for name, module, function in _PARTS:
         if importlib.util.find_spec(module) is not None:
             make = getattr(importlib.import_module(module), function, None)
             if make is not None:
                 setattr(services, name, make(services))
     return services
+
+
+def _add_gauges(services: Services) -> None:
+    """What is asked for when somebody reads the metrics."""
+
+    def jobs() -> dict[str, float]:
+        found = services.jobs.counts()
+        # States without jobs too: a series that comes and goes cannot be watched.
+        return {state: float(found.get(state, 0)) for state in STATES}
+
+    services.metrics.gauges("lamella_jobs", "Jobs that are kept, by state.", "state", jobs)
+    services.metrics.gauge(
+        "lamella_disk_free_bytes",
+        "Free on the disk of the data folder.",
+        lambda: float(shutil.disk_usage(services.settings.data_dir).free),
+    )
 
 
 async def _call(part: Any, name: str) -> None:
