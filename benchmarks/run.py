@@ -31,6 +31,7 @@ COMMANDS = (
     ("bench_inference.py", "memory"),
     ("bench_queue.py",),
     ("bench_jobs.py",),
+    ("bench_dask.py", "--local"),
     ("bench_server.py", "latency"),
     ("bench_server.py", "overhead"),
     ("bench_server.py", "load"),
