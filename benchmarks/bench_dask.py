@@ -61,18 +61,20 @@ class Stages(SilentSink):
 @contextmanager
 def dask_workers(folder, n_workers):
     """A cluster of one-core workers."""
-    with run_dask(folder, n_workers) as site:
-        with DaskBlocks(ClusterOptions(scheduler=site.address)) as runner:
-            runner._client.wait_for_workers(n_workers, timeout=120)
-            cores = sorted(os.sched_getaffinity(0))
-            pids = runner._client.run(os.getpid)
-            for core, pid in zip(cores, sorted(pids.values()), strict=False):
-                # All threads, those that are there already too.
-                subprocess.run(
-                    ["taskset", "-a", "-p", "-c", str(core), str(pid)],
-                    check=True, stdout=subprocess.DEVNULL,
-                )  # fmt: skip
-            yield runner
+    with (
+        run_dask(folder, n_workers) as site,
+        DaskBlocks(ClusterOptions(scheduler=site.address)) as runner,
+    ):
+        runner._client.wait_for_workers(n_workers, timeout=120)
+        cores = sorted(os.sched_getaffinity(0))
+        pids = runner._client.run(os.getpid)
+        for core, pid in zip(cores, sorted(pids.values()), strict=False):
+            # All threads, those that are there already too.
+            subprocess.run(
+                ["taskset", "-a", "-p", "-c", str(core), str(pid)],
+                check=True, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        yield runner
 
 
 @contextmanager
