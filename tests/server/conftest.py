@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from lamella.core.places import Places
 from lamella.server.app import create_app
 from lamella.server.services import Services, open_services
-from lamella.server.settings import Settings
+from lamella.server.settings import Settings, flag_of
 from lamella.testing.server import LiveServer, run_server
 from lamella.wire.access import TokenSpec
 
@@ -30,6 +30,19 @@ class Backend:
 
     name: str
     settings: Callable[[], dict[str, Any]]
+
+    def flags(self) -> list[str]:
+        """A new place, as `lamella serve` is told of it."""
+        told = self.settings()
+        options = told.pop("cluster_options", {})
+        return [
+            *(word for name, value in told.items() for word in (flag_of(name), value)),
+            *(
+                word
+                for pair in options.items()
+                for word in ("--cluster-option", "{}={}".format(*pair))
+            ),
+        ]
 
 
 @pytest.fixture(scope="session", params=["embedded", "engines"])
