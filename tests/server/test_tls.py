@@ -1,6 +1,8 @@
 """Certificates: made for this machine, kept, private; own ones checked before anything starts."""
 
+import hashlib
 import socket
+import ssl
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -62,3 +64,40 @@ def test_own_certificates_are_checked(settings, tmp_path):
 
 def test_off_is_none(tmp_path):
     assert prepare_certificate(Settings(data_dir=tmp_path)) is None
+
+
+def test_what_is_made_anew_is_private_too_and_replaces_both(settings):
+    made = prepare_certificate(settings)
+    before = made.key_path.read_bytes()
+    later = prepare_certificate(settings, now=lambda: made.expires + timedelta(seconds=1))
+    assert later.is_new
+    assert later.key_path.read_bytes() != before
+    assert later.key_path.stat().st_mode & 0o777 == 0o600
+    assert later.path.stat().st_mode & 0o777 == 0o644
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(later.path, later.key_path)
+    assert sorted(path.name for path in settings.data_dir.iterdir()) == [
+        "certificate.pem", "key.pem",
+    ]  # fmt: skip
+
+
+def test_a_half_that_is_missing_is_made_good(settings):
+    made = prepare_certificate(settings)
+    made.key_path.unlink()
+    again = prepare_certificate(settings)
+    assert again.fingerprint != made.fingerprint
+    assert again.is_new
+
+
+def test_an_own_certificate_that_is_over_is_refused(settings, tmp_path):
+    made = prepare_certificate(settings, now=lambda: datetime(2001, 1, 1, tzinfo=UTC))
+    assert made.expires < datetime.now(UTC)
+    own = Settings(data_dir=tmp_path / "x", tls=str(made.path), tls_key=made.key_path)
+    with pytest.raises(InputError, match="expired on 2010-12-30"):
+        prepare_certificate(own)
+
+
+def test_the_fingerprint_is_what_openssl_says(settings):
+    made = prepare_certificate(settings)
+    der = ssl.PEM_cert_to_DER_cert(made.path.read_text())
+    assert made.fingerprint == hashlib.sha256(der).hexdigest()

@@ -46,13 +46,6 @@ class RateLimit:
         Returns:
             0.0 when it was taken, else the seconds until it can be.
         """
-        return self._ask(key, takes=True)
-
-    def wait(self, key: str) -> float:
-        """Seconds until one could be taken; nothing is taken."""
-        return self._ask(key, takes=False)
-
-    def _ask(self, key: str, *, takes: bool) -> float:
         if self.rate <= 0:
             return 0.0
         now = self.clock()
@@ -60,9 +53,8 @@ class RateLimit:
             level, then = self._buckets.get(key, (self.burst, now))
             level = min(self.burst, level + (now - then) * self.rate)
             is_enough = level >= 1.0
-            if takes:
-                self._buckets[key] = (level - 1.0 if is_enough else level, now)
-                self._buckets.move_to_end(key)
-                while len(self._buckets) > _MAX_KEYS:
-                    self._buckets.popitem(last=False)
+            self._buckets[key] = (level - 1.0 if is_enough else level, now)
+            self._buckets.move_to_end(key)
+            while len(self._buckets) > _MAX_KEYS:
+                self._buckets.popitem(last=False)
         return 0.0 if is_enough else (1.0 - level) / self.rate
