@@ -15,7 +15,12 @@ from lamella.volume import Volume
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.M | re.S)
 # The first sends what the others look at.
-PAGES = ("reference/http.md", "reference/events.md", "how-to/view-from-the-server.md")
+PAGES = (
+    "reference/http.md",
+    "reference/events.md",
+    "how-to/view-from-the-server.md",
+    "reference/uploads.md",
+)
 
 
 @pytest.fixture(scope="module")

@@ -233,7 +233,7 @@ async def terminate(
     await _check_owner(services, who, upload_id)
     uploads: Uploads = services.uploads
     await uploads.remove(upload_id)
-    await _note(request, services, "upload.delete", upload_id)
+    await _note(request, services, "upload.delete", upload_id, 204)
     return Response(status_code=204)
 
 
@@ -328,9 +328,11 @@ def _place(request: Request, services: Services, upload_id: str) -> str:
     return f"{base}{url.path.partition('/uploads')[0]}/uploads/{upload_id}"
 
 
-async def _note(request: Request, services: Services, action: str, upload_id: str) -> None:
+async def _note(
+    request: Request, services: Services, action: str, upload_id: str, status: int = 201
+) -> None:
     def write() -> None:
-        services.audit.record(request, action=action, target=upload_id)
+        services.audit.record(request, action=action, target=upload_id, status=status)
 
     await run_in_threadpool(write)
 
@@ -345,10 +347,11 @@ async def _check_owner(services: Services, who: Principal, upload_id: str) -> No
 
 def _check_version(told: str | None) -> None:
     if told != protocol.TUS_VERSION:
+        got = "it is missing" if told is None else f"got {told[:40]!r}"
         raise TusError(
-            f"expected the header Tus-Resumable: {protocol.TUS_VERSION}, got {(told or '')[:40]!r}",
+            f"expected the header Tus-Resumable: {protocol.TUS_VERSION}; {got}",
             status=412,
-            hint="use a tus 1.0 client",
+            hint="files are sent by tus 1.0, as `lamella submit` and lm.Client do; not as a form",
             headers={_VERSION_HEADER: protocol.TUS_VERSION},
         )
 
