@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +23,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two threads may write the same file: the last one to be done wins.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident():x}.partial")
     try:
         with partial.open("wb") as stream:
             stream.write(content)
