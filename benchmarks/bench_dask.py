@@ -49,6 +49,7 @@ class Stages(SilentSink):
     """When the tiles of the run began and ended."""
 
     def __init__(self):
+        super().__init__()
         self.began = self.ended = 0.0
 
     def emit(self, event):

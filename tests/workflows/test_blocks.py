@@ -412,11 +412,29 @@ def test_another_cut_begins_anew(path, model_path, tmp_path):
     assert everything(result) == everything(run(request, tmp_path / "whole.run"))
 
 
-def test_what_was_begun_in_blocks_can_go_on_in_one_piece(path, model_path, tmp_path):
+def test_what_was_begun_in_blocks_goes_on_without_workers(path, model_path, tmp_path):
+    """As `lamella resume` does: nothing that is finished is run again."""
     request = request_for(path, model_path)
     with pytest.raises(RunError):
         run(request, tmp_path / "a.run", Here(broken={4: RunError("no")}))
     result = run(request, tmp_path / "a.run")
+    assert everything(result) == everything(run(request, tmp_path / "whole.run"))
+    said = (tmp_path / "a.run" / "events.jsonl").read_text()
+    assert "going on: 4 of 5 blocks are on disk already" in said
+    assert result.manifest.options_resolved["blocks"]["workers"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "{}\n{}\n", "[1]\n", '{"blocks": []}\n{"block": 0}\n'])
+def test_a_journal_that_says_nothing_is_no_run_in_blocks(tmp_path, text):
+    (tmp_path / "blocks.jsonl").write_text(text)
+    assert blocks.left_in_blocks(tmp_path) is None
+
+
+def test_what_was_begun_in_one_piece_goes_on_in_blocks(path, model_path, tmp_path):
+    request = request_for(path, model_path)
+    with pytest.raises(RunCancelledError):
+        run(request, tmp_path / "a.run", sink=StopAfter(20))
+    result = run(request, tmp_path / "a.run", Here())
     assert everything(result) == everything(run(request, tmp_path / "whole.run"))
 
 

@@ -14,11 +14,11 @@ the next run of the same request goes on with what is missing.
 
 import json
 import math
-import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -41,10 +41,17 @@ from lamella.volume.box import Box
 from lamella.wire.event import EventSink, LogEvent, ProgressEvent
 from lamella.wire.problem import Problem
 from lamella.wire.request import SegmentRequest
+from lamella.workflows.block_journal import JOURNAL_NAME, BlockJournal
 
-__all__ = ["BlockOptions", "BlockRunner", "check_cut", "run_block", "segment_blocks"]
+__all__ = [
+    "BlockOptions",
+    "BlockRunner",
+    "check_cut",
+    "left_in_blocks",
+    "run_block",
+    "segment_blocks",
+]
 
-JOURNAL_NAME = "blocks.jsonl"
 STOP_NAME = "blocks.stop"
 PROGRESS_NAME = "blocks.progress"
 FUNCTION = "lamella.workflows.blocks:run_block"
@@ -124,13 +131,26 @@ def segment_blocks(
     run = engine.open_blocks(job, cut, sink)
     facts = {"n": len(run.boxes), "extent": list(run.boxes[0].shape), "workers": n_workers}
     while True:
-        with _BlockJournal.open(_journal_of(job, run), run, is_resumed=job.resume) as journal:
+        with BlockJournal.open(_journal_of(job, run), run, is_resumed=job.resume) as journal:
             _Session(run, job, engine.descriptor.id, options.runner, journal, sink).run_all()
         if run.then is None:
             break
         run = run.then()
     result = run.finish()
     return replace(result, options_resolved={**result.options_resolved, "blocks": facts})
+
+
+def left_in_blocks(run_dir: Path) -> BlockOptions | None:
+    """How to go on in this process alone with what a run in blocks has left; None: nothing is."""
+    try:
+        lines = (run_dir / JOURNAL_NAME).read_text(encoding="utf-8").splitlines()
+        first = json.loads(lines[0])["blocks"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+    if len(lines) < 2:
+        return None
+    z, y, x = (int(stop) - int(start) for start, stop in zip(first[:3], first[3:], strict=True))
+    return BlockOptions(_ThisProcess(), (z, y, x))
 
 
 def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +219,7 @@ class _Session:
     job: EngineJob
     engine_id: str
     runner: BlockRunner
-    journal: "_BlockJournal"
+    journal: BlockJournal
     sink: EventSink
     began: float = field(default_factory=time.monotonic)
     n_here: int = 0
@@ -321,56 +341,21 @@ class _Session:
         return n_tiles
 
 
-class _BlockJournal:
-    """Which blocks are on disk: a line says what the blocks are, then one line a block."""
+class _ThisProcess:
+    """Runs one document after the other in a thread of this process."""
 
-    def __init__(self, path: Path, done: set[int], n_bytes: int) -> None:
-        self.done = done
-        self._stream = path.open("r+b" if n_bytes else "wb")
-        self._stream.truncate(n_bytes)
-        self._stream.seek(0, os.SEEK_END)
+    n_workers = 1
 
-    @classmethod
-    def open(cls, path: Path, run: BlockRun, *, is_resumed: bool) -> "_BlockJournal":
-        """Go on with the journal of the same blocks, or begin a new one."""
-        header = {
-            "format_version": 1,
-            "identity": run.document["identity"],
-            "blocks": [[*box.start, *box.stop] for box in run.boxes],
-        }
-        done: set[int] = set()
-        n_bytes = 0
-        if is_resumed and path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    entry = json.loads(line) if line.endswith(b"\n") else {}
-                    if n_bytes:
-                        done.add(int(entry["block"]))
-                    elif entry != header:
-                        break
-                except (ValueError, KeyError, TypeError):
-                    break  # cut short by a crash
-                n_bytes += len(line)
-        journal = cls(path, done, n_bytes)
-        if not n_bytes:
-            journal._append(header)
-        return journal
-
-    def add(self, number: int) -> None:
-        """Record that a block is on disk for good."""
-        self._append({"block": number})
-        self.done.add(number)
-
-    def __enter__(self) -> "_BlockJournal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+    def run(
+        self, function: str, documents: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[tuple[int, Mapping[str, Any] | BaseException] | None]:
+        assert function == FUNCTION, "nothing else is run here"
+        with ThreadPoolExecutor(1, thread_name_prefix="block") as pool:
+            for number, document in documents.items():
+                task = pool.submit(run_block, document)
+                while not wait([task], timeout=_CHECK_S).done:
+                    yield None
+                yield number, task.exception() or task.result()
 
 
 class _WorkerSink:

@@ -368,12 +368,17 @@ class _Session:
             is_trusted=self.options.is_trusted,
         )
         engine = load_engine(self.prepared.engine.id, places)
-        if self.options.blocks is None:
+        blocks = self.options.blocks
+        if blocks is None and job.resume and (self.folder.path / "blocks.jsonl").exists():
+            from lamella.workflows.blocks import left_in_blocks
+
+            blocks = left_in_blocks(self.folder.path)
+        if blocks is None:
             result = engine.segment(job, watch)
         else:
             from lamella.workflows.blocks import segment_blocks
 
-            result = segment_blocks(engine, job, self.options.blocks, watch)
+            result = segment_blocks(engine, job, blocks, watch)
         if watch.preview_s is not None:
             self.timings.setdefault("preview", watch.preview_s)
         if result.tiles_done < result.tiles_planned:
