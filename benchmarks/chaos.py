@@ -1,10 +1,11 @@
 """Nothing is lost: server, workers and clients killed with -9 at random moments, round after round.
 
-Each round two clients run ``lamella segment --server`` through a slow proxy, with one worker, so
-that one of the two jobs waits. Somewhere in upload, queue, run or download processes are killed;
-servers and clients are started again as a person would. Then every job must be finished, once, with
-labels and objects equal to those of a quiet local run; no acknowledged byte of an upload may be
-lost or sent again; and events must be numbered without gaps and end once::
+Each round two clients, ``lamella segment --server`` and a script of ``lm.Client`` or
+``lm.AsyncClient``, work through a slow proxy with one worker, so that one of the two jobs waits.
+Somewhere in upload, queue, run or download processes are killed; servers and clients are started
+again as a person would. Then every job must be finished, once, with labels and objects equal to
+those of a quiet local run; no acknowledged byte of an upload may be lost or sent again; and events
+must be numbered without gaps and end once::
 
     python benchmarks/chaos.py --rounds 50 --kills 2 --seed 1
     python benchmarks/chaos.py --rounds 15 --backend engines    # PostgreSQL, S3, Dask
@@ -44,6 +45,23 @@ SPANS = {"upload": 1.5, "queue": 3.0, "run": 4.0, "download": 0.6}
 ROUND_S = 240.0
 MODEL = "membrane-3d"
 RESULTS = Path(__file__).parent / "results"
+SCRIPTS = (
+    """
+import sys, lamella as lm
+source, folder, url, model = sys.argv[1:]
+with lm.Client(url) as client:
+    client.segment(source, model, run_dir=folder).run
+""",
+    """
+import asyncio, sys, lamella as lm
+async def main(source, folder, url, model):
+    async with lm.AsyncClient(url) as client:
+        remote = await client.segment(source, model, run_dir=folder)
+        await remote.run
+asyncio.run(main(*sys.argv[1:]))
+""",
+)
+"""Clients in Python; the same call again goes on, as the command does."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +81,27 @@ class Backend:
 
 @dataclass
 class Client:
-    """One ``lamella segment --server``, started again as often as it is killed."""
+    """One client, started again as often as it is killed; the command, or a ``script``."""
 
     source: Path
     folder: Path
     url: str
     environment: dict[str, str]
+    script: str | None = None
     process: subprocess.Popen[bytes] | None = None
     n_starts: int = 0
     said: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         self.n_starts += 1
+        words = [
+            "-m", "lamella", "segment", str(self.source), "--model", MODEL,
+            "--run-dir", str(self.folder), "--server", self.url, "--json",
+        ]  # fmt: skip
+        if self.script is not None:
+            words = ["-c", self.script, str(self.source), str(self.folder), self.url, MODEL]
         self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "lamella", "segment", str(self.source), "--model", MODEL,
-                "--run-dir", str(self.folder), "--server", self.url, "--json",
-            ],
+            [sys.executable, *words],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -154,7 +176,13 @@ class Chaos:
         """One round; raises AssertionError with the story when anything is not as it must be."""
         self._clean()
         clients = [
-            Client(path, self.folder / f"r{number}-{i}.run", self.proxy.url, self.environment)
+            Client(
+                path,
+                self.folder / f"r{number}-{i}.run",
+                self.proxy.url,
+                self.environment,
+                None if i == 0 else SCRIPTS[number % len(SCRIPTS)],
+            )
             for i, path in enumerate(self.sources)
         ]
         story: list[str] = []

@@ -33,6 +33,7 @@ _FIRST_LINE_S = 2.0
 _RATE_S = 0.5
 """Time after which a rate means something."""
 _BAR_WIDTH = 24
+_LOG_WIDTH = 120
 
 
 @dataclass
@@ -175,9 +176,9 @@ class ConsoleSink:
         if not is_due:
             return
         self._drawn_s = now
-        line = self._line(event, now)
+        width = shutil.get_terminal_size().columns if is_terminal else _LOG_WIDTH
+        line = self._line(event, now, width - 1)
         if is_terminal:
-            width = shutil.get_terminal_size().columns
             self._write("\r\x1b[K" + line[: width - 1])
             self._is_drawn = True
             if is_last:
@@ -185,10 +186,8 @@ class ConsoleSink:
         else:
             self._write(line.strip() + "\n")
 
-    def _line(self, event: Any, now: float) -> str:
+    def _line(self, event: Any, now: float, width: int) -> str:
         fraction = 1.0 if event.total <= 0 else min(1.0, event.done / event.total)
-        filled = round(fraction * _BAR_WIDTH)
-        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         # Whole megabytes say nothing about a small file.
         digits = 1 if event.unit == "MB" and event.total < 100 else 0
         count = f"{event.done:,.{digits}f}/{event.total:,.{digits}f} {event.unit}".rstrip()
@@ -199,7 +198,11 @@ class ConsoleSink:
             pace = (now - self._started_s) / (event.done - self._first_done)
             left = pace * (event.total - event.done)
         eta = f"  {format_duration(left)} left" if left is not None and fraction < 1 else ""
-        return f"{event.stage:<16} {bar} {fraction:4.0%}  {count}{eta}"
+        rest = f"{fraction:4.0%}  {count}{eta}"
+        # A narrow terminal costs the bar its length, not the reader the numbers.
+        n_cells = max(4, min(_BAR_WIDTH, width - len(f"{event.stage:<16}") - len(rest) - 2))
+        filled = round(fraction * n_cells)
+        return f"{event.stage:<16} {'█' * filled}{'░' * (n_cells - filled)} {rest}"
 
     def _bytes_per_s(self, event: Any, now: float) -> float:
         """The rate of a stage that counts megabytes, once it has lasted long enough to tell."""
