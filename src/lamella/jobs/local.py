@@ -232,9 +232,11 @@ class LocalExecutor:
             time.sleep(0.02)
         with self._state.lock:
             self._state.is_closed = True
-            processes = [slot.process for slot in self._slots if slot.process is not None]
-        for process in processes:
-            process.end(is_at_once=grace_s <= 0)
+            ends = [(slot.process, slot.work is None) for slot in self._slots]
+        for process, is_idle in ends:
+            # One without work has nothing to finish, and one that still starts hears nobody.
+            if process is not None:
+                process.end(is_at_once=is_idle or grace_s <= 0)
         self._attention.set()
         self._keeper.join(timeout=10.0)
         self.wake()
