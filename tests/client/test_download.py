@@ -121,6 +121,23 @@ def test_a_signed_address_elsewhere_does_not_see_the_token():
     assert asked == [(ADDRESS, True), ("https://s3.example/x?sign=1", False)]
 
 
+@pytest.mark.parametrize("content", [b"abc", b"axc"])
+def test_what_comes_from_elsewhere_is_what_the_server_announced(content):
+    class Redirecting(Machine):
+        def _send(self, request):
+            if request.path == ADDRESS:
+                tag = f'"{hashlib.sha256(b"abc").hexdigest()}"'
+                return Response(307, {"location": "https://s3.example/x", "etag": tag}, b"", 0.0)
+            return Response(200, {"content-length": "3", "etag": '"s3"'}, content, 0.0)
+
+    machine = Redirecting(server_with(b""), [])
+    if content == b"abc":
+        machine.run(download(ADDRESS, MemoryPart(), PATIENCE))
+    else:
+        with pytest.raises(ChecksumError, match="came twice"):
+            machine.run(download(ADDRESS, MemoryPart(), PATIENCE))
+
+
 def test_an_export_that_is_still_made_is_waited_for():
     answers = [202, 202, 200]
 

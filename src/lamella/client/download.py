@@ -96,11 +96,11 @@ class _Download:
         self._stage = stage
         self._place = place
         self._is_whole = False
+        self._announced: str | None = None
 
     def expected(self) -> str | None:
-        """The SHA-256 that the server's ETag names."""
-        tag = self._part.state.validator.strip('"')
-        return tag if len(tag) == 64 and all(c in "0123456789abcdef" for c in tag) else None
+        """The SHA-256 that the server's ETag names; a storage elsewhere has tags of its own."""
+        return _sha256_of(self._part.state.validator) or self._announced
 
     def _is_right(self) -> bool:
         return self._part.size > 0 and self._part.sha256 == self.expected()
@@ -128,6 +128,7 @@ class _Download:
             if isinstance(answer, Failure) or answer.status not in _REDIRECTS:
                 return answer
             yield Close()
+            self._announced = _sha256_of(answer.headers.get("etag", "")) or self._announced
             # A signed address elsewhere: the token is none of its business.
             address, has_token = answer.headers.get("location", ""), False
             if urlsplit(address).scheme not in ("http", "https", ""):
@@ -204,6 +205,12 @@ class _Download:
     def _progress(self, total: int | None) -> Progress:
         size = self._part.size / 1e6
         return Progress(self._stage, size, size if total is None else total / 1e6, "MB")
+
+
+def _sha256_of(tag: str) -> str | None:
+    """The SHA-256 that an ETag is, if it is one."""
+    text = tag.removeprefix("W/").strip('"')
+    return text if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else None
 
 
 def _stretch(answer: Response) -> tuple[int, int | None]:

@@ -118,7 +118,9 @@ def _answer(
     if isinstance(item, Artifact) and item.is_lasting and request.method == "GET":
         address = services.artifacts.address(job_id, item.name)
         if address is not None:
-            return RedirectResponse(address, status_code=307)
+            # The storage has an ETag of its own; the client is to know what it will get.
+            told = {"ETag": f'"{item.sha256}"'}
+            return RedirectResponse(address, status_code=307, headers=told)
     return _send(request, item)
 
 
