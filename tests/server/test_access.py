@@ -393,7 +393,7 @@ def test_websockets_need_a_token_and_hide_what_is_not_ones_own(world):
 
 
 FUZZ = settings(
-    max_examples=60,
+    max_examples=max(60, settings.default.max_examples),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
