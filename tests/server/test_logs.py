@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.server.logs import configure_logging, redact
+from lamella.server.logs import TextFormatter, configure_logging, redact
 
 SECRET = st.text(alphabet="abcdefABCDEF0123456789_-", min_size=43, max_size=43)
 
@@ -84,3 +84,11 @@ def test_text_is_for_people():
     first, second = stream.getvalue().splitlines()
     assert first.endswith("GET /x 404  2 ms  maria@::1  77")
     assert second.endswith("warning: disk is nearly full")
+
+
+def test_what_came_cannot_write_lines_of_its_own():
+    path = "/x\n12:00:00  GET /admin 200\x1b[2J\u2028\r"
+    record = logging.LogRecord("any", logging.INFO, "", 1, "GET %s 404", (path,), None)
+    line = TextFormatter().format(record)
+    assert line.isprintable()
+    assert line.endswith(r"GET /x\n12:00:00  GET /admin 200\x1b[2J\u2028\r 404")

@@ -31,6 +31,7 @@ _SECRETS = (
     (re.compile(r"(/view/)\d+-[A-Za-z0-9_-]+"), r"\1***"),
     (re.compile(r"(://[^/:@\s]*):[^@/\s]+@"), r"\1:***@"),
 )
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOUD = ("uvicorn.error", "uvicorn.access", "websockets", "botocore", "s3fs", "distributed")
 """Libraries whose everyday lines are not the server's."""
 
@@ -84,7 +85,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
-        told = record.getMessage()
+        # What came stands in it, in an address say: it must not look like another line, or move
+        # the cursor.
+        told = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], record.getMessage())
         if request := getattr(record, "request", None):
             who = request["user"] or "-"
             told = f"{told}  {request['ms']:.0f} ms  {who}@{request['address']}"
