@@ -3,9 +3,12 @@
 import base64
 import errno
 import hashlib
+import os
 import time
 
 import pytest
+
+from lamella.server.uploads.journal import OffsetJournal
 
 BODY = b"0123456789"
 BODY_TYPE = "application/offset+octet-stream"
@@ -353,3 +356,34 @@ def test_a_crash_between_the_last_byte_and_its_record_is_mended(tus):
 def test_ids_that_are_none_are_not_found(tus):
     for name in ("..", "a" * 31, "A" * 32, "%2e%2e%2fetc", "0" * 33):
         assert tus.ask("HEAD", f"uploads/{name}").status_code in (404, 405)
+
+
+def test_files_beyond_four_gigabytes(tus):
+    """All but the end is a hole, which takes no room and no time."""
+    n_bytes = 2**32 + 10
+    where = tus.create(n_bytes, Upload_Concat="partial").headers["Location"]
+    folder = tus.services.uploads.folder / where.rpartition("/")[2]
+    os.truncate(folder / "data", 2**32)
+    with OffsetJournal(folder / "offset") as journal:
+        journal.append(2**32)
+    assert tus.offset(where) == 2**32
+    answer = tus.patch(where, 2**32, BODY)
+    assert (answer.status_code, answer.headers["Upload-Offset"]) == (204, str(n_bytes))
+    assert tus.ask("GET", where).json()["state"] == "finished"
+    with (folder / "data").open("rb") as stream:
+        stream.seek(2**32 - 1)
+        assert stream.read() == b"\0" + BODY
+
+
+def test_who_did_what_is_kept(tus):
+    where = tus.create(10).headers["Location"]
+    tus.ask("DELETE", where)
+    import sqlalchemy as sa
+
+    from lamella.server.tables import audit
+
+    with tus.services.database.read() as connection:
+        rows = connection.execute(sa.select(audit.c.action, audit.c.status, audit.c.user)).all()
+    assert [tuple(row) for row in rows] == [
+        ("upload.create", 201, "ann"), ("upload.delete", 204, "ann")
+    ]  # fmt: skip
