@@ -62,3 +62,14 @@ def test_reading_and_refused_requests_leave_no_row(app, services, tokens):
     client.post(f"{PREFIX}/tokens", json={"user": "eve"}, headers=tokens["viewer"])
     client.delete(f"{PREFIX}/tokens/000000000000", headers=tokens["admin"])
     assert len(services.audit.list()) == before
+
+
+def test_retention_forgets_them_only_where_the_settings_say_so(services, settings, log):
+    audit, _ = log
+    audit.record(None, action="job.create", target="of 1970")
+    services.audit.record(None, action="job.create", target="of now")
+    services.retention.sweep()
+    assert {"of 1970", "of now"} <= {row["target"] for row in audit.list()}
+    services.settings = settings.model_copy(update={"audit_retention_s": 86_400.0})
+    services.retention.sweep()
+    assert [row["target"] for row in audit.list()] == ["of now"]

@@ -43,8 +43,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Limits (sizes as 50GB, times as 12h)": (
         "max_upload_bytes", "user_quota_bytes", "max_total_bytes", "min_free_bytes",
-        "upload_expiry_s", "retention_s", "max_jobs_per_user", "max_running_per_user",
-        "rate_limit", "url_lifetime_s", "shutdown_grace_s",
+        "upload_expiry_s", "retention_s", "audit_retention_s", "max_jobs_per_user",
+        "max_running_per_user", "rate_limit", "url_lifetime_s", "shutdown_grace_s",
     ),
     "Logs": ("log_format", "log_level"),
 }  # fmt: skip

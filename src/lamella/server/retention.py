@@ -1,7 +1,7 @@
 """What is removed when: by age, and when there is more than may be held.
 
 * jobs that have ended, and volumes that no job uses, when they are older than ``retention_s``;
-* uploads that have expired;
+* uploads that have expired, and records of the audit log after ``audit_retention_s``;
 * over ``max_total_bytes``: what can be made again (pyramids), then the longest unused job or volume
   first, until a little less is held;
 * under ``min_free_bytes`` of free disk: only what can be made again. New work is refused then; what
@@ -149,6 +149,8 @@ class Retention:
         expired = self._services.uploads.expire()
         if expired:
             logger.info("%d uploads have expired", len(expired))
+        if kept_s := self._services.settings.audit_retention_s:
+            self._services.audit.forget(self._clock() - kept_s)
         self._remove_orphans()
         held = self._held()
         free = shutil.disk_usage(self._services.settings.data_dir).free

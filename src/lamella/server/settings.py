@@ -45,6 +45,7 @@ _BYTES = {"": 1, "B": 1} | {
 }
 # What a value says that stands for no value.
 _NOTHING = {
+    "audit_retention_s": "kept for ever",
     "block_min_voxels": "none are cut",
     "database_url": "SQLite in the data folder",
     "max_running_per_user": "no limit",
@@ -141,6 +142,8 @@ class Settings(Document):
     """Unfinished uploads, and finished ones that nothing uses, are removed after this, as 7d."""
     retention_s: Annotated[float, Field(ge=0), _amount(_SECONDS, upper=False)] = 0.0
     """Finished jobs and unused volumes are removed after this, as 30d; 0 keeps them."""
+    audit_retention_s: Annotated[float, Field(ge=0), _amount(_SECONDS, upper=False)] = 0.0
+    """Records of who changed what are removed after this, as 365d; 0 keeps them."""
     max_jobs_per_user: Count = 5_000
     """Jobs of a user that may wait."""
     max_running_per_user: Annotated[int, Field(ge=0)] = 0
