@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = ["Started", "check_exposure", "serve"]
 _ANY = ("", "0.0.0.0", "::")
 _LOCK_NAME = "server.lock"
 _BACKLOG = 1024
+_SWITCH_S = 0.0005
 _GOODBYE_S = 1.5
 
 
@@ -106,6 +108,9 @@ def serve(
         server.announce = lambda: (
             on_start(Started(urls[0], urls, certificate, services)) if on_start else None
         )
+        # Uploads keep the event loop and many threads at work. A short request changes threads some
+        # twenty times, at each of which it would wait for the interpreter up to 5 ms.
+        sys.setswitchinterval(_SWITCH_S)
         server.run(sockets=[listener])
 
 
