@@ -392,6 +392,14 @@ def test_only_the_pinned_certificate_is_spoken_to(fake, places, tmp_path):
         assert fake.seen == []
         with lm.Client(url, places=places, pin=pin) as client:
             assert client.jobs() == []
+        # Kept; and a wrong one, given for once, does not take its place.
+        with (
+            lm.Client(url, places=places, pin="11" * 32) as client,
+            pytest.raises(ServerConnectionError, match="another certificate"),
+        ):
+            client.jobs()
+        with lm.Client(url, places=places) as client:
+            assert client.jobs() == []
 
         async def work():
             async with lm.AsyncClient(url, places=places) as other:

@@ -11,6 +11,7 @@ from commands import MODEL
 
 import lamella as lm
 from lamella.cli import main
+from lamella.testing.server import run_server
 
 
 @pytest.fixture
@@ -131,6 +132,35 @@ def test_login_keeps_the_token_for_the_user_alone(server, run, tmp_path, monkeyp
     run("login", server.url, "--forget")
     _, err = run("jobs", "list", code=2)
     assert "which server" in err
+
+
+def test_a_self_signed_server_is_known_by_its_certificate(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("LAMELLA_TOKEN")
+    with run_server(tmp_path / "data", "--tls", "self-signed", "--workers", "1") as opened:
+        token = ("--token", opened.token)
+        _, err = run("login", opened.url, *token, code=2)
+        assert f"--pin {opened.fingerprint}" in err
+        _, err = run("login", opened.url, *token, "--pin", "0" * 64, code=2)
+        assert "shows another certificate" in err
+        run("login", opened.url, *token, "--pin", opened.fingerprint)
+        out, _ = run("jobs", "list")
+        assert out == "no jobs\n"
+        _, err = run("jobs", "list", "--pin", "1" * 64, code=2)
+        assert "shows another certificate" in err
+        run("jobs", "list")
+        n_asked = opened.log.count("GET /api/v1/jobs")
+        # Another server at the same address: nothing is said to it, not even the token.
+        opened.kill()
+        for name in ("certificate.pem", "key.pem"):
+            (opened.data_dir / name).unlink()
+        opened.start()
+        _, err = run("jobs", "list", code=2)
+        assert "either it was renewed, or this is not your server" in err
+        assert opened.fingerprint in err
+        assert opened.log.count("GET /api/v1/jobs") == n_asked
+        run("login", opened.url, *token, "--pin", opened.fingerprint)
+        run("jobs", "list")
 
 
 def test_chaos(tmp_path):

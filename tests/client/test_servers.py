@@ -98,9 +98,12 @@ def test_a_token_does_not_travel_in_the_open(tmp_path):
     assert connection("http://127.0.0.1:1", "secret", ConnectOptions(places=places(tmp_path)))
 
 
-def test_a_pin_is_kept(tmp_path):
+def test_a_pin_is_kept_once_it_was_met(tmp_path):
     options = ConnectOptions(pin="SHA256:" + ":".join(["AB"] * 32), places=places(tmp_path))
-    assert connection("https://a", None, options)[0].pin == PIN
+    endpoint, _ = connection("https://a", None, options)
+    assert endpoint.pin == PIN
+    assert not (tmp_path / "servers.json").exists(), "it may be mistyped"
+    endpoint.on_match(PIN)
     again = ConnectOptions(places=places(tmp_path))
     assert connection("https://a", None, again)[0].pin == PIN
     first = ConnectOptions(pin="first", places=places(tmp_path))

@@ -62,10 +62,10 @@ def connection(
         pin = known.pin
 
     def keep(found: str) -> None:
-        servers.put(address, replace(servers.get(address), pin=found))
+        # Only what was met: a pin that was mistyped must not replace the one that is right.
+        if found != known.pin:
+            servers.put(address, replace(servers.get(address), pin=found))
 
-    if pin is not None and pin not in (FIRST, known.pin):
-        keep(pin)
     base = Patience()
     limit = base.total_s if options.patience_s is None else options.patience_s
     patience = replace(base, total_s=limit, first_s=min(base.first_s, limit))

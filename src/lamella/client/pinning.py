@@ -54,24 +54,26 @@ def fingerprint_of(certificate: bytes) -> str:
     return hashlib.sha256(certificate).hexdigest()
 
 
-def pinned_context(pin: str, on_first: Callable[[str], None] | None = None) -> ssl.SSLContext:
+def pinned_context(pin: str, on_match: Callable[[str], None] | None = None) -> ssl.SSLContext:
     """A context that accepts one certificate only.
 
     Args:
         pin: 64 hex digits, or ``first``.
-        on_first: told the pin of the first certificate, where ``pin`` is ``first``.
+        on_match: told the pin of the certificate once it was found to be the right one, or is the
+            first one where ``pin`` is ``first``.
     """
-    known = {"pin": pin}
+    known = {"pin": pin, "told": ""}
 
     def check(connection: Any) -> None:
         certificate = connection.getpeercert(binary_form=True)
         found = fingerprint_of(certificate or b"")
         if known["pin"] == FIRST:
             known["pin"] = found
-            if on_first is not None:
-                on_first(found)
         if found != known["pin"]:
             raise PinError(known["pin"], found)
+        if on_match is not None and known["told"] != found:
+            known["told"] = found
+            on_match(found)
 
     class PinnedSocket(ssl.SSLSocket):
         def do_handshake(self, block: bool = False) -> None:

@@ -31,14 +31,14 @@ class Endpoint:
         url: its address, without ``/api/v1``.
         token: the user's; None for a server that asks for none.
         pin: SHA-256 of its certificate, or ``first``; None = the system's authorities.
-        on_first: told the pin of the first certificate.
+        on_match: told the pin of the certificate once it was found to be the right one.
         agent: name and version of this client.
     """
 
     url: str
     token: str | None = field(default=None, repr=False)
     pin: str | None = None
-    on_first: "Callable[[str], None] | None" = None
+    on_match: "Callable[[str], None] | None" = None
     agent: str = "lamella"
 
     def settings(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Endpoint:
             "follow_redirects": False,
         }
         if self.pin is not None and self.url.startswith("https"):
-            words["verify"] = pinned_context(self.pin, self.on_first)
+            words["verify"] = pinned_context(self.pin, self.on_match)
         return words
 
     def address(self, path: str) -> str:
