@@ -77,7 +77,7 @@ def get_job_view_url(
     who: JobReader,
     labels: RunLabels = "labels",
 ) -> ViewUrl:
-    """Where viewers read the labels of a job as OME-Zarr without a token, also while it runs."""
+    """Where viewers read labels of a job as OME-Zarr without a token, once they are whole."""
     record = owned_job(services, who, job_id)
     pyramid = services.pyramids.of_run(job_id, labels)
     if pyramid.version is None and not record.is_active:
@@ -120,7 +120,7 @@ def get_job_zarr(
     services: ServicesDep,
     who: JobReader,
 ) -> Response:
-    """A document or a chunk of the labels of a run, as far as they are written."""
+    """A document or a chunk of labels of a run; a chunk that is not there is background (404)."""
     owned_job(services, who, job_id)
     return _send(request, services.pyramids.of_run(job_id, labels), inside)
 

@@ -112,7 +112,7 @@ class Pyramids:
         return self._known(volume_id) or self.of_volume(self._services.volumes.get(volume_id))
 
     def of_run(self, job_id: str, name: RunLabels) -> Pyramid:
-        """Labels that a run wrote; those of a run that goes on are not whole yet."""
+        """Labels that a run wrote; they have no version until they are whole."""
         folder = run_folder(self._data_dir, job_id) / f"{name}.ome.zarr"
         version = find_version(folder)
         return Pyramid("preparing" if version is None else "ready", folder, version)
