@@ -14,7 +14,7 @@ import time
 import httpx2
 import pytest
 
-from lamella.core.errors import ConflictError, InputError, StorageError
+from lamella.core.errors import ConflictError, InputError, ServerConnectionError, StorageError
 from lamella.server.database import open_server_database
 from lamella.server.run import serve
 from lamella.server.settings import Settings
@@ -28,9 +28,12 @@ def lamella(*words, **options):
     )  # fmt: skip
 
 
+KINDS = (InputError, StorageError, ConflictError, ServerConnectionError)
+
+
 def refused(**settings):
     """What is said, and what to do, where nothing can be served."""
-    with pytest.raises((InputError, StorageError, ConflictError)) as caught:
+    with pytest.raises(KINDS) as caught:
         serve(Settings.model_validate({"port": 0, **settings}))
     assert caught.value.hint
     return f"{caught.value.message}\n{caught.value.hint}"
@@ -86,6 +89,13 @@ def test_a_database_that_does_not_answer_is_one_clear_error(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "lamella.db").write_bytes(os.urandom(8192))
     assert "file is not a database" in refused(data_dir=tmp_path / "b")
+
+
+def test_a_scheduler_that_does_not_answer_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("lamella.jobs.batch_system._CONNECT_S", 0.5)
+    told = refused(data_dir=tmp_path, scheduler="tcp://127.0.0.1:1")
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in told
+    assert "start it with `dask scheduler`" in told
 
 
 def test_a_newer_schema_is_one_clear_error(tmp_path):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lamella.core.errors import ConflictError, InputError, StorageError
+from lamella.core.errors import ConflictError, InputError, LamellaError, StorageError
 from lamella.server.tls import Certificate, prepare_certificate
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def serve(
         InputError: it would not be safe, or the port or the address cannot be had.
         ConflictError: another server works on the same folder.
         StorageError: the data folder cannot be written.
+        LamellaError: a part of the server cannot start, such as the connection to a cluster.
     """
     check_exposure(settings)
     _make_folder(settings.data_dir)
@@ -112,6 +113,8 @@ def serve(
         # twenty times, at each of which it would wait for the interpreter up to 5 ms.
         sys.setswitchinterval(_SWITCH_S)
         server.run(sockets=[listener])
+        if server.failure is not None:
+            raise server.failure
 
 
 def _server(settings: Settings, app: Any, certificate: Certificate | None) -> Any:
@@ -123,8 +126,15 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
 
         services: Services
         announce: Callable[[], None]
+        failure: LamellaError | None = None
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            try:
+                # Before the application does it, which would only log what went wrong.
+                await self.services.start()
+            except LamellaError as error:
+                self.failure, self.should_exit = error, True
+                return
             await super().startup(sockets)
             if self.started:
                 self.announce()

@@ -68,6 +68,7 @@ class Services:
         failure_limit: refused tokens by address.
         jobs: the queue.
         is_closing: whether the server is going down.
+        is_started: whether the parts were told to start.
     """
 
     settings: Settings
@@ -82,6 +83,7 @@ class Services:
     failure_limit: RateLimit
     jobs: JobStore
     is_closing: bool = False
+    is_started: bool = False
     storage: Any = None
     background: Any = None
     uploads: Any = None
@@ -94,14 +96,29 @@ class Services:
     models: Any = None
 
     async def start(self) -> None:
-        """Start what runs by itself, in the order in which it was made."""
-        for part in self._parts():
-            await _call(part, "start")
+        """Start what runs by itself, in the order in which it was made; once.
+
+        Raises:
+            LamellaError: when a part cannot start; those before it are stopped again.
+        """
+        if self.is_started:
+            return
+        self.is_started = True
+        parts = self._parts()
+        for n, part in enumerate(parts):
+            try:
+                await _call(part, "start")
+            except BaseException:
+                await self._stop(parts[:n])
+                raise
 
     async def stop(self) -> None:
         """Stop it again, the last one first; jobs that run are put back into the queue."""
+        await self._stop(self._parts())
+
+    async def _stop(self, parts: list[Any]) -> None:
         self.begin_shutdown()
-        for part in reversed(self._parts()):
+        for part in reversed(parts):
             try:
                 await _call(part, "stop")
             except Exception:
