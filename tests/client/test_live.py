@@ -6,6 +6,7 @@ import hashlib
 import ssl
 import tarfile
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -242,14 +243,12 @@ def test_cuts_in_upload_and_watch_and_download(fake, live, places, finished, ima
 
 
 def _quick(context):
-    from dataclasses import replace
 
     patience = replace(context.patience, first_wait_s=0.05, longest_wait_s=0.2)
     return replace(context, patience=patience, upload=UploadOptions(1024, 8192, 16384))
 
 
 def test_parts_are_sent_at_the_same_time_and_joined(fake, live, places, tmp_path):
-    from dataclasses import replace
 
     data = np.random.default_rng(0).bytes(300_000)
     path = tmp_path / "a.raw"
@@ -269,7 +268,6 @@ def test_parts_are_sent_at_the_same_time_and_joined(fake, live, places, tmp_path
 
 
 def test_a_part_that_fails_ends_the_others(fake, live, places, tmp_path):
-    from dataclasses import replace
 
     path = tmp_path / "a.raw"
     path.write_bytes(bytes(300_000))
@@ -336,6 +334,28 @@ def test_nobody_is_there(places):
     ):
         client.jobs()
     assert "lamella serve" in caught.value.hint
+
+
+def test_a_server_that_is_away_when_one_comes_back_is_waited_for(
+    fake, places, image_path, tmp_path
+):
+    """Another process, a server that restarts: it has answered before, so it will again."""
+    folder = tmp_path / "r.run"
+    with serve(fake) as url, lm.Client(url, places=places) as client:
+        job = client.segment(image_path, "classical:otsu", run_dir=folder).id
+    told = []
+
+    class Sink(lm.CancelToken):
+        def emit(self, event):
+            told.append(event)
+
+    with lm.Client(url, places=places, patience_s=1.0) as client:
+        patience = replace(client.context.patience, first_s=0.0, first_wait_s=0.05)
+        client.context = replace(client.context, patience=patience)
+        with pytest.raises(ServerConnectionError, match="tried again for"):
+            client.segment(image_path, "classical:otsu", run_dir=folder, sink=Sink())
+    assert {event.type for event in told} == {"waiting"}
+    assert job in fake.jobs
 
 
 # --- Certificates -------------------------------------------------------------------------------

@@ -142,6 +142,9 @@ def start(context: Context, order: Order) -> Flow[Started]:
     if not is_remote_path(order.request.input.path):
         # Whatever is wrong with the input is said before it is uploaded.
         yield Do(partial(open_input, order.request.input))
+    if order.folder is not None and (yield Do(partial(_has_spoken, context, order.folder))):
+        # It is away for a while, then; the address is not a wrong one.
+        context.patience.contact.was_made = True
     yield from _check_model(context, order.request)
     if order.folder is None:
         job = yield from _submit(context, order, uuid.uuid4().hex)
@@ -249,6 +252,14 @@ def _check_request(request: SegmentRequest) -> None:
             f"the model {request.model} is a folder on this machine; the server has its own",
             hint="choose one of `lamella jobs models`, or have this one imported on the server",
         )
+
+
+def _has_spoken(context: Context, folder: Path) -> bool:
+    """Whether an earlier call for this folder had begun something on the server."""
+    with contextlib.suppress(LamellaError):
+        note = _read_note(RunFolder(folder))
+        return note is not None and note.server == context.server
+    return False
 
 
 def _check_model(context: Context, request: SegmentRequest) -> Flow[None]:
