@@ -31,20 +31,26 @@ def test_card_says_on_which_rats_it_was_trained_and_judged(model):
     assert card.training.data_licence == "MIT"
     assert "rat 1" in card.training.notes
     assert "a little too good" in card.training.notes
-    dice = {m.conditions["class"]: m.value for m in card.metrics if m.name == "Dice"}
-    assert dice["axon"] == pytest.approx(0.884, abs=0.001)
-    assert dice["myelin"] == pytest.approx(0.834, abs=0.001)
+    assert stated(card, tta=False) == pytest.approx({"axon": 0.907, "myelin": 0.849}, abs=0.001)
+    assert stated(card, tta=True) == pytest.approx({"axon": 0.910, "myelin": 0.855}, abs=0.001)
     assert all("rat1" in metric.data for metric in card.metrics)
 
 
-def test_the_rat_that_was_left_out(model, data_dir, tmp_path):
-    """As the card says, run as users run it."""
+def stated(card, *, tta):
+    """Dice by class as the card has it."""
+    dice = [m for m in card.metrics if m.name == "Dice" and m.conditions.get("tta", False) == tta]
+    return {metric.conditions["class"]: metric.value for metric in dice}
+
+
+@pytest.mark.parametrize(("tta", "least"), [(False, 0.845), (True, 0.85)])
+def test_the_rat_that_was_left_out(model, data_dir, tmp_path, tta, least):
+    """As the card says, run as users run it; averaged over mirrored copies Dice is above 0.85."""
     folder = data_dir / "em" / "axondeepseg_sem"
-    run = lm.segment(folder / IMAGE, model="axon-myelin-2d", run_dir=tmp_path / "run")
+    run = lm.segment(folder / IMAGE, model="axon-myelin-2d", run_dir=tmp_path / "run", tta=tta)
     labels = np.asarray(run.labels.data[:]).squeeze()
-    stated = {m.conditions["class"]: m.value for m in model.card.metrics if m.name == "Dice"}
-    for value, name in enumerate(("axon", "myelin"), start=1):
+    for value, (name, expected) in enumerate(stated(model.card, tta=tta).items(), start=1):
         mask = np.asarray(lm.open(folder / MASK.format(name)).data[:]).squeeze() > 127
         found = labels == value
         dice = 2 * (found & mask).sum() / (found.sum() + mask.sum())
-        assert dice == pytest.approx(stated[name], abs=0.01)
+        assert dice == pytest.approx(expected, abs=0.005)
+        assert dice >= least
