@@ -22,6 +22,7 @@ from lamella.io.format import save_volume
 from lamella.volume import Volume
 from lamella.volume.box import Box
 from lamella.wire.card import DecoderDoc
+from lamella.wire.event import ProgressEvent
 from lamella.wire.request import InputDoc, SegmentRequest
 from lamella.workflows import blocks
 from lamella.workflows.blocks import BlockOptions, run_block
@@ -314,10 +315,11 @@ def test_progress_counts_tiles_of_blocks_that_run(path, model_path, tmp_path):
 
     class Slow(Here):
         def run(self, function, documents):
-            folder = Path(documents[0]["run_dir"]) / "blocks.progress"
-            folder.mkdir()
-            (folder / "0").write_text("2")
-            (folder / "1").write_text("")
+            run_dir = Path(documents[0]["run_dir"])
+            worker = blocks._WorkerSink(run_dir, "", 0)
+            worker._told = 0.0
+            worker.emit(ProgressEvent(stage="tiles", done=2, total=9, unit="tiles"))
+            (run_dir / "blocks.progress" / "1").write_text("")
             time.sleep(1.1)
             yield None
             yield from super().run(function, documents)

@@ -377,7 +377,7 @@ class _WorkerSink:
         # Nothing depends on it: a folder that is gone, or a full disk, shows elsewhere.
         with suppress(OSError):
             self._progress.parent.mkdir(exist_ok=True)
-            self._progress.write_text(str(event.done))
+            self._progress.write_text(f"{event.done:.0f}")
 
     def check(self) -> None:
         """Raise once the process that planned has given up."""
