@@ -37,6 +37,8 @@ COMMANDS = (
     ("bench_server.py", "load"),
     ("bench_uploads.py", "time"),
     ("bench_uploads.py", "memory"),
+    ("chaos.py", "--rounds", "50", "--kills", "2"),
+    ("chaos.py", "--rounds", "10", "--backend", "engines"),
 )
 
 
