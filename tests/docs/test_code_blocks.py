@@ -70,7 +70,7 @@ def test_the_tutorial_of_the_server_runs(server, tmp_path):
     text = (DOCS / "tutorials" / "remote.md").read_text()
     first, *commands = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     assert first == "lamella serve\n"
-    script = "set -eux\n" + "".join(commands).replace("http://127.0.0.1:8765", server.url)
+    script = "set -eux\n" + "".join(commands).replace("http://127.0.0.1:8443", server.url)
     variables = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
