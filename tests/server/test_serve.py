@@ -122,6 +122,7 @@ def test_the_first_token_works_and_is_shown_once(live_server):
     answer = httpx2.get(f"{live_server.url}/api/v1/tokens/current", headers=live_server.headers)
     assert answer.json()["role"] == "admin"
     path.unlink()
+    # The lock goes with the process, however it ends.
     live_server.restart()
     assert not path.exists()
     answer = httpx2.get(f"{live_server.url}/api/v1/tokens", headers=live_server.headers)
@@ -129,19 +130,25 @@ def test_the_first_token_works_and_is_shown_once(live_server):
     assert live_server.token not in live_server.log
 
 
-def test_only_its_user_reads_the_data_folder(live_server):
-    assert live_server.data_dir.stat().st_mode & 0o777 == 0o700
-    assert (live_server.data_dir / "secret.key").stat().st_mode & 0o777 == 0o600
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A server that tests only look at."""
+    with run_server(tmp_path_factory.mktemp("running") / "data") as server:
+        yield server
 
 
-def test_two_servers_never_share_a_folder(live_server):
-    done = lamella("serve", "--port", 0, "--data-dir", live_server.data_dir)
-    assert done.returncode == 2
-    assert f"process {live_server.pid}" in done.stderr
-    assert "--data-dir" in done.stderr
-    # The lock goes with the process, however it ends.
-    live_server.restart()
-    assert live_server.is_running
+def test_only_its_user_reads_the_data_folder(running):
+    assert running.data_dir.stat().st_mode & 0o777 == 0o700
+    for name in ("secret.key", "lamella.db", "first-token.txt"):
+        assert (running.data_dir / name).stat().st_mode & 0o077 == 0, name
+    assert (running.data_dir / "secret.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_two_servers_never_share_a_folder(running):
+    told = refused(data_dir=running.data_dir)
+    assert f"process {running.pid}" in told
+    assert "--data-dir" in told
+    assert running.is_running
 
 
 def test_self_signed_certificate_names_this_machine_and_is_kept(tmp_path):
