@@ -146,10 +146,10 @@ def both(server, tmp_path, capsys, *words):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Blobs, float32, 16 x 48 x 48."""
+    """Blobs, float32, 12 x 40 x 40."""
     from scipy.ndimage import gaussian_filter
 
-    noise = np.random.default_rng(1).normal(0, 1, (16, 48, 48))
+    noise = np.random.default_rng(1).normal(0, 1, (12, 40, 40))
     values = gaussian_filter(noise, 2).astype(np.float32)
     volume = lm.Volume.from_array(values / values.std(), spacing=(2.0, 1.0, 1.0), unit="nm")
     return lm.save(volume, tmp_path_factory.mktemp("small") / "small.mrc")
@@ -205,13 +205,13 @@ def inputs_of(kind, small, folder, data_dir):
             file["a/raw"], file["b"] = values, values[::-1]
         return folder / "small.h5", ("--dataset", "a/raw", "--axes", "zyx")
     if kind == "detached nrrd":
-        header = "NRRD0004\ntype: float\ndimension: 3\nsizes: 48 48 16\nencoding: raw\n"
+        header = "NRRD0004\ntype: float\ndimension: 3\nsizes: 40 40 12\nencoding: raw\n"
         header += "endian: little\nspacings: 1 1 2\ndata file: small.raw\n\n"
         (folder / "small.nhdr").write_text(header)
         values.astype("<f4").tofile(folder / "small.raw")
         return folder / "small.nhdr", ()
     if kind == "picture":
-        picture = np.clip(128 + 40 * values[8], 0, 255).astype(np.uint8)
+        picture = np.clip(128 + 40 * values[6], 0, 255).astype(np.uint8)
         Image.fromarray(picture).save(folder / "picture.png")
         return folder / "picture.png", ()
     assert kind == "odd name"
