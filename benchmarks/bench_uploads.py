@@ -305,14 +305,13 @@ def measure_memory(arguments):
                 peak, stop = [idle], threading.Event()
                 watch = threading.Thread(target=sample_memory, args=(server, peak, stop))
                 watch.start()
-                seconds, _ = upload(server, sample, int(arguments.chunk_mib * MIB))
+                upload(server, sample, int(arguments.chunk_mib * MIB))
                 stop.set()
                 watch.join()
             shutil.rmtree(folder / one)
             found[one] = {
                 "idle_mb": round(idle / 1e6, 1),
                 "above_idle_mb": round((max(peak) - idle) / 1e6, 1),
-                "mb_s": round(n_bytes / seconds / 1e6, 1),
             }
             print(one, json.dumps(found[one]), flush=True)
     keep("uploads-memory", {"gb": round(n_bytes / 1e9, 2), **found})
