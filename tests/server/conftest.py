@@ -12,6 +12,7 @@ from lamella.core.places import Places
 from lamella.server.app import create_app
 from lamella.server.services import Services, open_services
 from lamella.server.settings import Settings, flag_of
+from lamella.testing.outside import fetch_node_packages
 from lamella.testing.server import LiveServer, run_server
 from lamella.wire.access import TokenSpec
 
@@ -111,3 +112,10 @@ def live_server(tmp_path: Path) -> Iterator[LiveServer]:
     """A real server in a process of its own: url, token, headers, data_dir, kill(), restart()."""
     with run_server(tmp_path / "live") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def node_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tus-js-client, NiiVue and zarrita, as they come from the package registry."""
+    folder = tmp_path_factory.mktemp("node")
+    return fetch_node_packages(Path(__file__).with_name("node"), folder)

@@ -1,7 +1,6 @@
 """The requests in the documentation, as they stand there, on a real server: curl and jq."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from lamella.io.format import save_volume
 from lamella.simulation.nuclei import NucleiOptions, draw_nuclei
+from lamella.testing.outside import need_programs
 from lamella.testing.server import run_server
 from lamella.volume import Volume
 
@@ -26,9 +26,7 @@ PAGES = (
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Where the scripts run, and what they are told."""
-    missing = [name for name in ("bash", "curl", "jq") if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"there is no {', '.join(missing)}")
+    need_programs("bash", "curl", "jq")
     folder = tmp_path_factory.mktemp("pages")
     nuclei = draw_nuclei(NucleiOptions(shape=(24, 64, 64)), seed=3)
     volume = Volume.from_array(nuclei.image, spacing=(2.0, 1.0, 1.0), unit="um")

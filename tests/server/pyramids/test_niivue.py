@@ -21,6 +21,7 @@ import pytest
 import lamella as lm
 from lamella.io.format import save_volume
 from lamella.simulation.nuclei import NucleiOptions, draw_nuclei
+from lamella.testing.outside import need_programs
 from lamella.testing.server import run_server
 from lamella.volume import Volume
 
@@ -67,24 +68,12 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
-def niivue(tmp_path_factory):
-    """A folder with NiiVue as one file, fetched from the package registry."""
-    if BROWSER is None:
-        pytest.skip("there is no Chromium")
+def niivue(node_packages, tmp_path_factory):
+    """A folder with NiiVue as one file."""
+    need_programs("chromium|google-chrome")
     folder = tmp_path_factory.mktemp("niivue")
-    reason = "npm is not installed"
-    if shutil.which("npm") is not None:
-        done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder,
-             "@niivue/niivue@0.69.0"],
-            capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
-        reason = "" if done.returncode == 0 else f"npm cannot fetch NiiVue: {done.stderr[-300:]}"
-    if reason:
-        if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    shutil.copy(folder / "node_modules/@niivue/niivue/dist/index.js", folder / "niivue.js")
+    built = node_packages / "node_modules/@niivue/niivue/dist/index.js"
+    shutil.copy(built, folder / "niivue.js")
     return folder
 
 

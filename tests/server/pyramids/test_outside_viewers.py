@@ -5,8 +5,6 @@ is, and knows nothing but the signed address.
 """
 
 import json
-import os
-import shutil
 import subprocess
 import time
 
@@ -149,23 +147,9 @@ def test_labels_of_a_job_are_read_as_they_lie(site):
 
 
 @pytest.fixture(scope="session")
-def zarrita(tmp_path_factory):
-    """A folder with zarrita, fetched from the package registry."""
-    reason = None
-    folder = tmp_path_factory.mktemp("node")
-    if shutil.which("npm") is None:
-        reason = "npm is not installed"
-    else:
-        done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, "zarrita@0.5.1"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            reason = f"npm cannot fetch zarrita: {done.stderr[-300:]}"
-    if reason is not None:
-        if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+def zarrita(node_packages):
+    """A folder with zarrita, and what reads with it."""
+    folder = node_packages
     (folder / "read.mjs").write_text(SCRIPT)
     return folder
 
