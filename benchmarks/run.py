@@ -1,4 +1,4 @@
-"""Run every benchmark: `make bench`, about half an hour on two cores.
+"""Run every benchmark: `make bench`, two hours or more on two cores.
 
 Each script measures Lamella and its peers in the same run, prints a table and writes
 ``benchmarks/results/<name>.json``. These machines are noisy: read ratios, not seconds.
