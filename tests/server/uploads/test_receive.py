@@ -3,13 +3,21 @@
 import asyncio
 import errno
 import hashlib
+import itertools
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lamella.core.errors import ConflictError
 from lamella.server.problems import ProtocolError
-from lamella.server.uploads.file import DATA_NAME, UploadFile, committed_offset, create_folder
+from lamella.server.uploads.file import (
+    DATA_NAME,
+    RunningHash,
+    UploadFile,
+    committed_offset,
+    create_folder,
+)
 from lamella.server.uploads.locks import Hold, UploadLocks
 from lamella.server.uploads.receive import BodyReceiver
 
@@ -240,3 +248,63 @@ def test_a_disk_that_fails_behind_the_write_is_not_overlooked(threads, folder, m
     asyncio.run(whole())
     assert n_failed
     assert committed_offset(folder) == 0
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_many_bodies_at_once_share_threads_and_keep_their_order(tmp_path, monkeypatch, n_threads):
+    """Batches of a body are written in order, also where its turns alternate with others'."""
+    monkeypatch.setattr("lamella.server.uploads.receive._BATCH_BYTES", 1)
+    monkeypatch.setattr("lamella.server.uploads.receive._LEAST_BATCH_BYTES", 1)
+    bodies = [random.Random(n).randbytes(997) for n in range(5)]
+
+    async def send(receiver, body, folder):
+        pieces = [piece(body[at : at + 7], at + 7 < len(body)) for at in range(0, len(body), 7)]
+        running = RunningHash()
+        with UploadFile(folder, running) as file:
+            got = await receiver.receive(body_of(*pieces), file, Hold(), len(body))
+            # All threads have let go of the file: nothing is written any more.
+            assert (got.end, got.n_bytes, file.end) == ("whole", len(body), len(body))
+            assert file.commit() == len(body)
+        return running.hexdigest()
+
+    async def whole():
+        with ThreadPoolExecutor(n_threads) as executor:
+            receiver = BodyReceiver(executor)
+            return await asyncio.gather(
+                *(
+                    send(receiver, body, folder)
+                    for body, folder in zip(bodies, folders, strict=True)
+                )
+            )
+
+    folders = [tmp_path / str(n) for n in range(len(bodies))]
+    for folder in folders:
+        create_folder(folder)
+    hashes = asyncio.run(whole())
+    assert [(folder / DATA_NAME).read_bytes() for folder in folders] == bodies
+    assert hashes == [hashlib.sha256(body).hexdigest() for body in bodies]
+
+
+def test_a_write_that_fails_ends_the_body_at_once(threads, folder, monkeypatch):
+    """What was written before stays as it was; what came behind is not written past the gap."""
+    monkeypatch.setattr("lamella.server.uploads.receive._BATCH_BYTES", 1)
+    monkeypatch.setattr("lamella.server.uploads.receive._LEAST_BATCH_BYTES", 1)
+    n_written = itertools.count()
+
+    async def whole():
+        with UploadFile(folder) as file:
+            write = file.write
+
+            def failing(pieces, check=None):
+                if next(n_written) == 3:
+                    raise OSError(errno.ENOSPC, "no space left")
+                write(pieces, check)
+
+            file.write = failing
+            pieces = [piece(bytes([n]) * 5) for n in range(40)]
+            with pytest.raises(OSError, match="no space left"):
+                await BodyReceiver(threads).receive(body_of(*pieces), file, Hold(), 1000)
+            return file.commit()
+
+    assert asyncio.run(whole()) == 15
+    assert (folder / DATA_NAME).read_bytes() == b"".join(bytes([n]) * 5 for n in range(3))

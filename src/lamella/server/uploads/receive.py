@@ -1,11 +1,14 @@
 """A request's body on its way to the disk: receive, hash and write overlap.
 
-The event loop gathers pieces as they come; a thread hashes and writes the batch before them. At
-most two batches of an upload are in memory, and all uploads together share one budget.
+The event loop gathers pieces as they come; a thread hashes and writes the batches before them. At
+most four batches of an upload are in memory, and all uploads together share one budget.
 """
 
 import asyncio
+import itertools
+import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -25,9 +28,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _BATCH_BYTES = 4 * 2**20
 _LEAST_BATCH_BYTES = 256 * 2**10
 _BUDGET_BYTES = 96 * 2**20
+_MAX_WAITING = 2
+"""Batches between the one that is gathered and the one that is written."""
 _MAX_PIECES = 512
 _HOLD_BACK_S = 1.0
 """A slow client's bytes are written after this time, however few they are."""
+_TURN = 4
+"""Batches that a thread writes for one upload before others have their turn."""
 _COMMIT_BYTES = 128 * 2**20
 _COMMIT_S = 5.0
 _SILENCE_S = 60.0
@@ -92,7 +99,7 @@ class BodyReceiver:
         return Reception(end, feed.n_bytes)
 
     def _batch_bytes(self) -> int:
-        share = _BUDGET_BYTES // (2 * self._n_active)
+        share = _BUDGET_BYTES // ((2 + _MAX_WAITING) * self._n_active)
         return max(_LEAST_BATCH_BYTES, min(_BATCH_BYTES, share))
 
 
@@ -136,7 +143,7 @@ async def _drain(
 
 
 class _Feed:
-    """Gathers pieces and hands batches to a thread, one at a time."""
+    """Gathers pieces; a thread writes batches in their order while the next ones come."""
 
     def __init__(self, executor: Executor, file: UploadFile, check: Any, batch_bytes: int) -> None:
         self._executor = executor
@@ -146,7 +153,13 @@ class _Feed:
         self._pieces: list[bytes] = []
         self._size = 0
         self._since = time.monotonic()
-        self._pending: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._waiting: deque[list[bytes]] = deque()
+        self._room = asyncio.Event()
+        self._writer: Future[None] | None = None
+        self._is_writing = False
+        self._error: BaseException | None = None
         self._behind: Future[None] | None = None
         self._committed_at = time.monotonic()
         self.n_bytes = 0
@@ -165,12 +178,22 @@ class _Feed:
         )
 
     async def pass_on(self) -> None:
-        """Wait for the batch before, then start writing this one."""
-        await self._wait()
+        """Give the batch to the writing thread, once there is room; raise what went wrong there."""
+        while len(self._waiting) >= _MAX_WAITING:
+            self._room.clear()
+            # Looked at again: the thread may have taken one just before.
+            if len(self._waiting) >= _MAX_WAITING:
+                await self._room.wait()
         pieces, self._pieces, self._size = self._pieces, [], 0
-        if pieces:
-            loop = asyncio.get_running_loop()
-            self._pending = loop.run_in_executor(self._executor, self._write, pieces)
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if not pieces:
+                return
+            self._waiting.append(pieces)
+            if not self._is_writing:
+                self._is_writing = True
+                self._writer = self._executor.submit(self._write)
 
     async def finish(self) -> None:
         """Write what is left, and wait for it, even when the request is cancelled meanwhile."""
@@ -179,18 +202,39 @@ class _Feed:
     async def _finish(self) -> None:
         try:
             await self.pass_on()
-            await self._wait()
         finally:
+            # The next turn of the writer is named before this one ends.
+            while (writer := self._writer) is not None:
+                await asyncio.wrap_future(writer)
+                if writer is self._writer:
+                    break
             if self._behind is not None:
                 await asyncio.wrap_future(self._behind)
+        if self._error is not None:
+            raise self._error
 
-    async def _wait(self) -> None:
-        # Shielded: an interruption ends the waiting, never the write.
-        if self._pending is not None:
-            await asyncio.shield(self._pending)
-            self._pending = None
+    def _write(self) -> None:
+        """Write what waits, until nothing does; now and then let other uploads have the thread."""
+        for n_written in itertools.count():
+            with self._lock:
+                if not self._waiting:
+                    self._is_writing = False
+                    return
+                if n_written == _TURN:
+                    self._writer = self._executor.submit(self._write)
+                    return
+                pieces = self._waiting.popleft()
+            self._loop.call_soon_threadsafe(self._room.set)
+            try:
+                self._write_batch(pieces)
+            except BaseException as error:  # noqa: BLE001 - raised where the batches come from
+                with self._lock:
+                    self._error, self._is_writing = error, False
+                    self._waiting.clear()
+                self._loop.call_soon_threadsafe(self._room.set)
+                return
 
-    def _write(self, pieces: list[bytes]) -> None:
+    def _write_batch(self, pieces: list[bytes]) -> None:
         self._file.write(pieces, self._check)
         # The disk follows in a thread of its own: it is slower than the cache, and nobody waits.
         if self._behind is None or self._behind.done():
