@@ -45,6 +45,9 @@ from lamella.jobs.printing import printing_to_log
 
 __all__ = ["main"]
 
+_NICENESS = 5
+"""Answers of the server come first; on a machine with cores to spare it changes nothing."""
+
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -66,6 +69,7 @@ class _Worker:
             return
         _end_with_parent(int(set_up["parent"]))
         _be_first_to_go()
+        os.nice(_NICENESS)
         os.environ.update(set_up["environment"])  # noqa: TID251 - this process is its own
         if set_up["cores"]:
             os.sched_setaffinity(0, set_up["cores"])

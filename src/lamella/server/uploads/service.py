@@ -10,6 +10,8 @@ import asyncio
 import logging
 import os
 import shutil
+import sys
+import threading
 import time
 import uuid
 from collections import OrderedDict
@@ -54,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_NICENESS = 10
 _MAX_HASHES = 4096
 _MAX_OWNERS = 100_000
 _RENEW_SHARE = 0.9
@@ -122,7 +125,9 @@ class Uploads:
         self._expiry_s = expiry_s
         self._clock = clock
         self._threads = ThreadPoolExecutor(
-            min(32, 4 * (os.cpu_count() or 1)), thread_name_prefix="upload"
+            min(32, 4 * (os.cpu_count() or 1)),
+            thread_name_prefix="upload",
+            initializer=_step_back,
         )
         self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
         self._receiver = BodyReceiver(self._threads)
@@ -524,3 +529,9 @@ class Uploads:
         for path in self.folder.iterdir():
             if path.name not in known and self._clock() - path.stat().st_mtime > _ORPHAN_S:
                 self._drop(path.name)
+
+
+def _step_back() -> None:
+    """Let hashing and writing wait for the event loop: many uploads must not slow down answers."""
+    if sys.platform == "linux":  # where a priority is a thread's, not a process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
