@@ -12,7 +12,6 @@ from lamella.core.errors import ConflictError, InputError
 from lamella.jobs.machine import (
     ACTIVE_STATES,
     FINAL_STATES,
-    STATES,
     Advance,
     Cancel,
     Claim,
@@ -31,6 +30,7 @@ from lamella.jobs.machine import (
     normal_resources,
 )
 from lamella.wire.problem import Problem
+from lamella.wire.state import JOB_STATES
 
 PROBLEM = Problem(code="engine_failed", message="no")
 
@@ -79,7 +79,7 @@ CASES = [
 
 
 def test_the_table_is_complete():
-    assert {state for state, _, _ in CASES} == set(STATES)
+    assert {state for state, _, _ in CASES} == set(JOB_STATES)
     assert {event for _, event, _ in CASES} == set(events())
 
 

@@ -20,13 +20,12 @@ from lamella.cli.remote import (
     short_id,
 )
 from lamella.cli.segmenting import run_document, run_text
+from lamella.wire.state import JOB_STATES
 
 if TYPE_CHECKING:
     from lamella.wire.job import JobDoc
 
 __all__ = ["command"]
-
-_STATES = ("queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted")
 
 
 @click.group()
@@ -38,7 +37,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice(JOB_STATES), help="Only jobs in this state.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=30, help="At most so many (30).")
 @server_options
 @answer_options

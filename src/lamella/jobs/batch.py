@@ -7,9 +7,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from lamella.core.errors import ConflictError, InputError, UnknownIdError
-from lamella.jobs.machine import JobState, NewJob, new_record
+from lamella.jobs.machine import NewJob, new_record
 from lamella.jobs.rows import check_new_job, digest_of, new_id, values_of
 from lamella.jobs.tables import batches, jobs
+from lamella.wire.state import JobState
 
 __all__ = [
     "BatchRecord",

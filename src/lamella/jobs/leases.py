@@ -22,7 +22,6 @@ from lamella.jobs.machine import (
     Finish,
     Interrupt,
     JobRecord,
-    JobState,
     LeaseLostError,
     Renew,
     Requeue,
@@ -34,6 +33,7 @@ from lamella.jobs.tables import jobs
 from lamella.jobs.users import Limits
 from lamella.jobs.view import ViewCache
 from lamella.wire.problem import Problem
+from lamella.wire.state import JobState
 
 __all__ = ["Leases"]
 

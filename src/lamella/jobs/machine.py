@@ -31,15 +31,15 @@ Examples:
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, assert_never
+from typing import Any, ClassVar, assert_never
 
 from lamella.core.errors import ConflictError, InputError
 from lamella.wire.problem import Problem
+from lamella.wire.state import JobState
 
 __all__ = [
     "ACTIVE_STATES",
     "FINAL_STATES",
-    "STATES",
     "Advance",
     "Cancel",
     "Claim",
@@ -49,7 +49,6 @@ __all__ = [
     "IllegalTransitionError",
     "Interrupt",
     "JobRecord",
-    "JobState",
     "LeaseLostError",
     "NewJob",
     "Renew",
@@ -61,19 +60,6 @@ __all__ = [
     "normal_resources",
 ]
 
-JobState = Literal[
-    "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
-]
-
-STATES: tuple[JobState, ...] = (
-    "queued",
-    "running",
-    "cancelling",
-    "cancelled",
-    "failed",
-    "finished",
-    "interrupted",
-)
 ACTIVE_STATES: tuple[JobState, ...] = ("running", "cancelling")
 """States in which someone holds the job's lease."""
 FINAL_STATES: tuple[JobState, ...] = ("cancelled", "failed", "finished", "interrupted")

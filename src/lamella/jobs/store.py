@@ -37,7 +37,6 @@ from lamella.jobs.machine import (
     ACTIVE_STATES,
     Cancel,
     JobRecord,
-    JobState,
     NewJob,
     Retry,
     apply,
@@ -53,6 +52,7 @@ from lamella.jobs.rows import (
 )
 from lamella.jobs.tables import batches, jobs
 from lamella.jobs.view import QueueView
+from lamella.wire.state import JobState
 
 __all__ = ["JobList", "JobStore"]
 

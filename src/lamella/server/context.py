@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from lamella.server.body import socket_body
 from lamella.server.problems import unforeseen_response
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class _Exchange:
         metrics.requests.labels(method, route, str(self.status)).inc()
         if self.scope["type"] == "http":
             metrics.seconds.labels(method, route).observe(seconds)
+        if (body := socket_body(self.scope)) is not None:
+            self.n_received += body.n_taken
         metrics.bytes_received.inc(self.n_received)
         metrics.bytes_sent.inc(self.n_sent)
         level = logging.DEBUG if self.scope["path"] in _QUIET else logging.INFO

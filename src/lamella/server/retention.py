@@ -4,8 +4,9 @@
 * uploads that have expired, and records of the audit log after ``audit_retention_s``;
 * over ``max_total_bytes``: what can be made again (pyramids), then the longest unused job or volume
   first, until a little less is held;
-* under ``min_free_bytes`` of free disk: only what can be made again. New work is refused then; what
-  people have is not thrown away because another program fills the disk.
+* under ``min_free_bytes`` of free disk: only what can be had again: pyramids, and local copies of
+  volumes that lie in the storage of another machine. New work is refused then; what people have is
+  not thrown away because another program fills the disk.
 
 Never anything that a job which waits or runs uses.
 """
@@ -18,18 +19,19 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lamella.core.errors import ConflictError, LamellaError, MissingPathError, UnknownIdError
-from lamella.jobs.machine import FINAL_STATES, JobState
+from lamella.jobs.machine import FINAL_STATES
 from lamella.server.jobs.folder import REMOVED_PREFIX, job_folder, jobs_root
 from lamella.server.jobs.removal import remove_job
 
 if TYPE_CHECKING:
     from lamella.jobs.machine import JobRecord
     from lamella.server.services import Services
+    from lamella.wire.state import JobState
 
 __all__ = ["Held", "Retention", "Rules", "open_retention", "plan_removals"]
 
@@ -41,7 +43,11 @@ _ORPHAN_S = 3600.0
 _LEEWAY = 0.95
 """Of what may be held: removing stops a little below, so that it need not begin again at once."""
 
-Kind = Literal["pyramid", "job", "volume"]
+_IDLE_S = 900.0
+"""A copy that somebody asked for within this may still be read: it stays."""
+
+Kind = Literal["pyramid", "copy", "job", "volume"]
+_AGAIN = ("pyramid", "copy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class Held:
     """Something that could be removed.
 
     Attributes:
-        kind: what it is; pyramids can be made again.
+        kind: what it is; pyramids can be made again, copies of volumes fetched again. A copy is
+            no part of what is held in all: its volume is.
         id: of the job, or of the volume.
         n_bytes: what it takes.
         used: when it was last used, Unix seconds.
@@ -94,23 +101,26 @@ def plan_removals(
         ...                                    total_bytes=120, free_bytes=1)]
         ['a']
     """
-    remaining = sorted(held, key=lambda item: (item.kind != "pyramid", item.used, item.id))
+    remaining = sorted(held, key=lambda item: (item.kind not in _AGAIN, item.used, item.id))
     chosen = [
         item
         for item in remaining
-        if rules.retention_s and item.kind != "pyramid" and item.used < now - rules.retention_s
+        if rules.retention_s and item.kind not in _AGAIN and item.used < now - rules.retention_s
     ]
-    gone = set(chosen)
+    # A volume takes its copy along.
+    gone = {*chosen, *(replace(item, kind="copy") for item in chosen if item.kind == "volume")}
     total_bytes -= sum(item.n_bytes for item in chosen)
     free_bytes += sum(item.n_bytes for item in chosen)
     is_over = bool(rules.max_total_bytes) and total_bytes > rules.max_total_bytes
     goal = rules.max_total_bytes * _LEEWAY
     for item in remaining:
-        is_short = free_bytes < rules.min_free_bytes and item.kind == "pyramid"
-        if item in gone or not (is_short or (is_over and total_bytes > goal)):
+        is_copy = item.kind == "copy"
+        is_short = free_bytes < rules.min_free_bytes and item.kind in _AGAIN
+        is_too_much = is_over and total_bytes > goal and not is_copy
+        if item in gone or not (is_short or is_too_much):
             continue
         chosen.append(item)
-        total_bytes -= item.n_bytes
+        total_bytes -= 0 if is_copy else item.n_bytes
         free_bytes += item.n_bytes
     return chosen
 
@@ -179,10 +189,9 @@ class Retention:
             Held("job", record.id, _tree_bytes(job_folder(data_dir, record.id)), _last_used(record))
             for record in self._ended_jobs()
         ]
-        held += [
-            Held("volume", item.id, item.n_bytes, item.last_used)
-            for item in services.volumes.removable()
-        ]
+        for item in services.volumes.removable():
+            kinds: tuple[Kind, ...] = ("volume", "copy") if item.is_copy else ("volume",)
+            held += [Held(kind, item.id, item.n_bytes, item.last_used) for kind in kinds]
         for folder in _folders(services.pyramids.folder):
             volume_id = folder.name.removesuffix(".ome.zarr")
             if not folder.name.startswith("."):
@@ -218,6 +227,9 @@ class Retention:
         try:
             if item.kind == "pyramid":
                 services.pyramids.remove(item.id)
+            elif item.kind == "copy":
+                if not services.volumes.copies.evict(item.id, idle_s=_IDLE_S):
+                    return False
             elif item.kind == "job":
                 remove_job(services, item.id)
             else:
@@ -231,7 +243,7 @@ class Retention:
             logger.exception("%s %s could not be removed", item.kind, item.id)
             return False
         logger.info("removed %s %s, %.1f MB", item.kind, item.id, item.n_bytes / 1e6)
-        if item.kind != "pyramid":
+        if item.kind not in _AGAIN:
             services.audit.record(
                 None,
                 action=f"{item.kind}.expire",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import signal
 import socket
 import sys
@@ -162,6 +163,7 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
 
     config = uvicorn.Config(
         app,
+        http=_connection(),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -178,6 +180,14 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
         ssl_keyfile=certificate.key_path if certificate else None,
     )
     return Server(config)
+
+
+def _connection() -> Any:
+    if not hasattr(select, "poll"):  # Windows
+        return "auto"
+    from lamella.server.connection import Connection
+
+    return Connection
 
 
 def _make_folder(data_dir: Path) -> None:

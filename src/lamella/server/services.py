@@ -13,7 +13,6 @@ from typing import Any
 from lamella.core.errors import ConflictError
 from lamella.core.places import Places
 from lamella.jobs.database import Database
-from lamella.jobs.machine import STATES
 from lamella.jobs.store import JobStore
 from lamella.jobs.users import Limits
 from lamella.server.audit import AuditLog
@@ -25,6 +24,7 @@ from lamella.server.secret import Secret
 from lamella.server.settings import Settings
 from lamella.server.signing import Signer
 from lamella.server.tokens import TokenStore
+from lamella.wire.state import JOB_STATES
 
 __all__ = ["Services", "open_services"]
 
@@ -197,7 +197,7 @@ def _add_gauges(services: Services) -> None:
     def jobs() -> dict[str, float]:
         found = services.jobs.counts()
         # States without jobs too: a series that comes and goes cannot be watched.
-        return {state: float(found.get(state, 0)) for state in STATES}
+        return {state: float(found.get(state, 0)) for state in JOB_STATES}
 
     services.metrics.gauges("lamella_jobs", "Jobs that are kept, by state.", "state", jobs)
     services.metrics.gauge(

@@ -88,6 +88,10 @@ class Storage(Protocol):
         """Copy all files below a key into a folder that does not exist, all or none."""
         ...
 
+    def sizes(self, key: str) -> dict[str, int]:
+        """Bytes of all files below a key, by their names within it."""
+        ...
+
     def delete_folder(self, key: str) -> None:
         """Remove all files below a key."""
         ...
@@ -161,6 +165,11 @@ class LocalStorage:
         partial = _partial(folder)
         shutil.copytree(source, partial)
         partial.rename(folder)
+
+    def sizes(self, key: str) -> dict[str, int]:
+        """See :class:`Storage`."""
+        source = self._path(key)
+        return {path.relative_to(source).as_posix(): path.stat().st_size for path in _files(source)}
 
     def delete_folder(self, key: str) -> None:
         """See :class:`Storage`."""
@@ -248,6 +257,14 @@ class S3Storage:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _download(self._system, name, target)
         partial.rename(folder)
+
+    def sizes(self, key: str) -> dict[str, int]:
+        """See :class:`Storage`."""
+        prefix = self._name(key)
+        with _s3_errors(key):
+            self._system.invalidate_cache()
+            found = self._system.find(prefix, detail=True)
+        return {name.removeprefix(f"{prefix}/"): int(one["size"]) for name, one in found.items()}
 
     def delete_folder(self, key: str) -> None:
         """See :class:`Storage`."""

@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from lamella.wire.document import Document, JsonValue
 from lamella.wire.problem import Problem
+from lamella.wire.state import JobState
 
 __all__ = [
     "Event",
@@ -89,9 +90,7 @@ class StateEvent(RunEvent):
     """A job on a server changed its state, or its place in the queue."""
 
     type: Literal["state"] = "state"
-    state: Literal[
-        "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
-    ]
+    state: JobState
     attempt: int = 0
     """How often the job was started, this time included."""
     position: int | None = None
@@ -154,9 +153,7 @@ class EventPage(Document):
     events: tuple[Event, ...]
     last: int
     """Number of the newest event there is; ask again with the last number that came."""
-    state: Literal[
-        "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
-    ]
+    state: JobState
     """Of the job, now."""
 
 

@@ -8,6 +8,7 @@ from lamella.wire.document import Document, JsonValue
 from lamella.wire.manifest import NoteDoc
 from lamella.wire.problem import Problem
 from lamella.wire.request import SegmentRequest
+from lamella.wire.state import JobState
 
 __all__ = [
     "ArtifactDoc",
@@ -16,13 +17,8 @@ __all__ = [
     "JobDoc",
     "JobPage",
     "JobSpec",
-    "JobStateName",
     "ProgressDoc",
     "ViewUrl",
-]
-
-JobStateName = Literal[
-    "queued", "running", "cancelling", "cancelled", "failed", "finished", "interrupted"
 ]
 
 
@@ -67,7 +63,7 @@ class JobDoc(Document):
     id: str
     owner: str
     spec: JobSpec
-    state: JobStateName
+    state: JobState
     attempt: int = 0
     batch: str | None = None
     created: str

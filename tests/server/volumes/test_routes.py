@@ -37,7 +37,7 @@ def test_an_uploaded_file_becomes_a_volume(kept_site, mrc, small, tmp_path):
     assert [one["id"] for one in found] == [document["id"]]
     if site.services.storage.is_remote:
         # Room is made here; whoever needs the volume brings it back.
-        assert volumes.evict(document["id"])
+        assert volumes.copies.evict(document["id"])
         assert same(volumes.path_of(document["id"]), small)
     assert site.ask("DELETE", f"volumes/{document['id']}").status_code == 204
     assert site.ask("GET", f"volumes/{document['id']}").status_code == 404

@@ -15,7 +15,8 @@ from lamella.server.jobs.removal import remove_job
 from lamella.server.jobs.submit import Submission, check_key
 from lamella.server.problems import ProtocolError, problems
 from lamella.server.services import Services
-from lamella.wire.job import JobDoc, JobPage, JobSpec, JobStateName
+from lamella.wire.job import JobDoc, JobPage, JobSpec
+from lamella.wire.state import JobState
 
 __all__ = ["Key", "Reader", "Writer", "check_open", "router"]
 
@@ -74,7 +75,7 @@ def list_jobs(
     services: ServicesDep,
     who: Reader,
     state: Annotated[
-        list[JobStateName] | None, Query(description="Only jobs in one of these states.")
+        list[JobState] | None, Query(description="Only jobs in one of these states.")
     ] = None,
     batch: Annotated[str | None, Query(max_length=64, description="Only of this batch.")] = None,
     owner: Annotated[

@@ -47,7 +47,7 @@ class RunningHash:
         self._safe = (0, self._hash.copy())
         self.position = 0
 
-    def feed(self, start: int, pieces: Sequence[bytes]) -> None:
+    def feed(self, start: int, pieces: Sequence[bytes | memoryview]) -> None:
         """Take bytes that begin at ``start``, if the hash has come so far; else they wait."""
         with self._lock:
             if start != self.position:
@@ -128,7 +128,7 @@ class UploadFile:
         """Bytes that are safe."""
         return self._journal.offset
 
-    def write(self, pieces: Sequence[bytes], check: Any = None) -> None:
+    def write(self, pieces: Sequence[bytes | memoryview], check: Any = None) -> None:
         """Append, and hash; nothing is safe before :meth:`commit`.
 
         Args:
@@ -184,7 +184,7 @@ def committed_offset(folder: Path) -> int:
     return read_offset(folder / JOURNAL_NAME)
 
 
-def _write_all(handle: int, pieces: Sequence[bytes], start: int) -> None:
+def _write_all(handle: int, pieces: Sequence[bytes | memoryview], start: int) -> None:
     views = [memoryview(piece) for piece in pieces if piece]
     while views:
         done = os.pwritev(handle, views[:512], start)

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lamella.core.errors import LamellaError
 from lamella.server.auth import Principal, ServicesDep, require
+from lamella.server.body import socket_body
 from lamella.server.problems import problems
 from lamella.server.services import Services
 from lamella.server.uploads import protocol
@@ -171,6 +172,7 @@ async def append(
     chunk = Chunk(
         offset=protocol.parse_number(sent.upload_offset, "Upload-Offset"),
         receive=request.receive,
+        waiting=socket_body(request.scope),
         content_length=_content_length(request),
         checksum=None if checksum is None else protocol.parse_checksum(checksum),
         upload_length=None if length is None else protocol.parse_number(length, "Upload-Length"),
@@ -301,7 +303,9 @@ async def _append_first(
     told = request.headers.get("upload-checksum")
     try:
         checksum = None if told is None else protocol.parse_checksum(told)
-        chunk = Chunk(0, request.receive, _content_length(request), checksum)
+        chunk = Chunk(
+            0, request.receive, socket_body(request.scope), _content_length(request), checksum
+        )
         return await uploads.append(record.id, chunk)
     except LamellaError:
         await uploads.remove(record.id)

@@ -36,7 +36,7 @@ from lamella.server.uploads.file import (
 from lamella.server.uploads.join import check_parts, copy_parts
 from lamella.server.uploads.locks import Hold, UploadLocks
 from lamella.server.uploads.protocol import TusError, parse_sha256
-from lamella.server.uploads.receive import BodyReceiver, outlast
+from lamella.server.uploads.receive import BodyReceiver
 from lamella.server.uploads.rows import (
     UploadRecord,
     delete_upload,
@@ -48,6 +48,7 @@ from lamella.server.uploads.rows import (
     update_upload,
 )
 from lamella.server.uploads.space import Space, SpaceLimits
+from lamella.server.uploads.writer import outlast
 from lamella.wire.problem import Problem
 
 __all__ = ["NewUpload", "Uploads", "VolumeMaker"]
@@ -124,13 +125,11 @@ class Uploads:
         self._database = database
         self._expiry_s = expiry_s
         self._clock = clock
-        self._threads = ThreadPoolExecutor(
-            min(32, 4 * (os.cpu_count() or 1)),
-            thread_name_prefix="upload",
-            initializer=_step_back,
-        )
+        n_cores = os.cpu_count() or 1
+        self._threads = _threads(min(32, 4 * n_cores), "upload")
+        self._readers = _threads(min(16, 2 * n_cores), "upload-read")
         self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
-        self._receiver = BodyReceiver(self._threads)
+        self._receiver = BodyReceiver(self._threads, self._readers)
         self._locks = UploadLocks()
         self._hashes: OrderedDict[str, RunningHash] = OrderedDict()
         self._owners: dict[str, str] = {}
@@ -303,6 +302,7 @@ class Uploads:
 
     def stop(self) -> None:
         """Wait for what is being written."""
+        self._readers.shutdown()
         self._threads.shutdown()
         self._catch_up.shutdown(cancel_futures=True)
 
@@ -411,7 +411,7 @@ class Uploads:
         check_chunk(chunk, file.offset, end)
         check = None if chunk.checksum is None else chunk.checksum.start()
         try:
-            got = await self._receiver.receive(chunk.receive, file, hold, end - file.offset, check)
+            got = await self._receiver.receive(chunk.take(), file, hold, end - file.offset, check)
         except BaseException:
             # Whatever went wrong: only acknowledged bytes stay.
             await self._run(file.discard)
@@ -529,6 +529,10 @@ class Uploads:
         for path in self.folder.iterdir():
             if path.name not in known and self._clock() - path.stat().st_mtime > _ORPHAN_S:
                 self._drop(path.name)
+
+
+def _threads(n_threads: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix=name, initializer=_step_back)
 
 
 def _step_back() -> None:

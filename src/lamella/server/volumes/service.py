@@ -24,6 +24,7 @@ from lamella.server.names import PathNames
 from lamella.server.uploads.rows import no_upload
 from lamella.server.volumes.archive import archive_stem
 from lamella.server.volumes.children import Children
+from lamella.server.volumes.copies import Copies
 from lamella.server.volumes.entries import EntryNames, entry_path
 from lamella.server.volumes.materialise import DATA_NAME, Materialiser
 from lamella.server.volumes.paths import ServerRoots, is_s3
@@ -59,11 +60,19 @@ _WAIT_STEP_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Removable:
-    """A volume that no active job uses, for whoever makes room."""
+    """A volume that no active job uses, for whoever makes room.
+
+    Attributes:
+        id: of the volume.
+        n_bytes: of its files.
+        last_used: Unix time.
+        is_copy: whether its files can go from here and stay in the storage.
+    """
 
     id: str
     n_bytes: int
     last_used: float
+    is_copy: bool = False
 
 
 class Volumes:
@@ -97,10 +106,12 @@ class Volumes:
         self.roots = roots
         self._database = database
         self._uploads = uploads
-        self._storage = storage if storage is not None and storage.is_remote else None
         self._is_used = is_used
         self._on_ready = on_ready
         self._clock = clock
+        self.copies = Copies(
+            folder, storage if storage is not None and storage.is_remote else None, is_used
+        )
         self._children = Children()
         self._materialiser = Materialiser(uploads, self._children, self._fetch)
         self._threads = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="volume")
@@ -232,8 +243,7 @@ class Volumes:
         if record.location.startswith("/"):
             return self.roots.resolve(record.location)
         path = self.folder / record.id / record.location
-        if not path.exists() and self._storage is not None:
-            self._storage.fetch_folder(f"volumes/{record.id}", self.folder / record.id / DATA_NAME)
+        self.copies.bring(record.id, path)
         if not path.exists():
             raise MissingPathError(f"the files of volume {volume_id} are gone")
         return path
@@ -316,21 +326,14 @@ class Volumes:
         self._drop(record)
 
     def removable(self) -> tuple[Removable, ...]:
-        """Volumes with files here that no active job uses, the longest unused first."""
+        """Volumes with files of their own that no active job uses, the longest unused first."""
         found = [
-            Removable(one.id, one.n_bytes, one.last_used)
+            Removable(one.id, one.n_bytes, one.last_used, self.copies.is_here(one.id))
             for one in self.list()
             if one.state == "ready" and not (one.location or "/").startswith("/")
         ]
         unused = (one for one in found if not self._is_used(one.id))
         return tuple(sorted(unused, key=lambda one: one.last_used))
-
-    def evict(self, volume_id: str) -> bool:
-        """Drop the local copy of a volume that the storage holds; whether that was done."""
-        if self._storage is None or self._is_used(volume_id):
-            return False
-        shutil.rmtree(self.folder / volume_id / DATA_NAME, ignore_errors=True)
-        return True
 
     # --- Life of the service -----------------------------------------------------------------
 
@@ -383,8 +386,8 @@ class Volumes:
             },
             _PROBE_S + n_bytes / _SLOWEST_BYTES_PER_S,
         )
-        if self._storage is not None and is_own:
-            self._storage.put_folder(folder / DATA_NAME, f"volumes/{record.id}")
+        if is_own:
+            self.copies.keep(record.id)
         names = self._names(record, path)
         changes = {
             "state": "ready",
@@ -417,9 +420,10 @@ class Volumes:
             self._materialiser.release(record)
 
     def _drop(self, record: VolumeRecord) -> None:
-        shutil.rmtree(self.folder / record.id, ignore_errors=True)
-        if self._storage is not None and record.state == "ready":
-            self._storage.delete_folder(f"volumes/{record.id}")
+        if record.state == "ready":
+            self.copies.remove(record.id)
+        else:
+            shutil.rmtree(self.folder / record.id, ignore_errors=True)
 
     def _names(self, record: VolumeRecord, path: Path | None) -> PathNames:
         """What to call the server's paths in what users read."""
