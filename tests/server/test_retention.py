@@ -13,7 +13,7 @@ from lamella.server.retention import Held, Retention, Rules, plan_removals
 HELD = st.lists(
     st.builds(
         Held,
-        kind=st.sampled_from(["job", "volume", "pyramid"]),
+        kind=st.sampled_from(["job", "volume", "pyramid", "copy"]),
         id=st.uuids().map(str),
         n_bytes=st.integers(0, 1000),
         used=st.floats(0, 1000),
@@ -25,14 +25,16 @@ HELD = st.lists(
 @given(HELD, st.integers(1, 5000), st.integers(0, 2000))
 def test_enough_goes_the_oldest_first(held, limit, in_use):
     rules = Rules(max_total_bytes=limit)
-    total = sum(item.n_bytes for item in held) + in_use
+    # A copy is no part of what is held in all, and stays.
+    counted = [item for item in held if item.kind != "copy"]
+    total = sum(item.n_bytes for item in counted) + in_use
     plan = plan_removals(held, rules, now=1000.0, total_bytes=total, free_bytes=10**9)
     left = total - sum(item.n_bytes for item in plan)
     if total <= limit:
         assert not plan
     else:
-        assert left <= limit or len(plan) == len(held)
-    kept = [item for item in held if item not in plan]
+        assert left <= limit or len(plan) == len(counted)
+    kept = [item for item in counted if item not in plan]
     for item in plan:
         # Whatever stays was used later, or cannot be made again while this can.
         assert all(
@@ -44,17 +46,25 @@ def test_enough_goes_the_oldest_first(held, limit, in_use):
 def test_age_alone(held, retention_s):
     rules = Rules(retention_s=retention_s)
     plan = plan_removals(held, rules, now=1000.0, total_bytes=0, free_bytes=10**9)
-    old = [i for i in held if i.kind != "pyramid" and i.used < 1000.0 - retention_s]
+    old = [i for i in held if i.kind in ("job", "volume") and i.used < 1000.0 - retention_s]
     assert sorted(i.id for i in plan) == sorted(i.id for i in old)
 
 
 @given(HELD, st.integers(0, 3000))
-def test_a_full_disk_costs_only_what_can_be_made_again(held, free):
+def test_a_full_disk_costs_only_what_can_be_had_again(held, free):
     rules = Rules(min_free_bytes=3000)
     plan = plan_removals(held, rules, now=1000.0, total_bytes=10**9, free_bytes=free)
-    assert all(item.kind == "pyramid" for item in plan)
+    again = [item for item in held if item.kind in ("pyramid", "copy")]
+    assert all(item in again for item in plan)
     freed = free + sum(item.n_bytes for item in plan)
-    assert freed >= 3000 or len(plan) == sum(item.kind == "pyramid" for item in held)
+    assert freed >= 3000 or len(plan) == len(again)
+
+
+def test_a_volume_takes_its_copy_along():
+    held = [Held(kind, "a", 100, used=1.0) for kind in ("volume", "copy")]
+    rules = Rules(retention_s=10.0, min_free_bytes=10**6)
+    plan = plan_removals(held, rules, now=1000.0, total_bytes=100, free_bytes=0)
+    assert [item.kind for item in plan] == ["volume"]
 
 
 @pytest.fixture

@@ -206,3 +206,30 @@ def test_pyramids_of_volumes_that_are_gone_go_after_a_while(services):
     shutil.rmtree(services.volumes.folder / volume, ignore_errors=True)
     with pytest.raises(LamellaError):
         services.volumes.get(volume)
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_full_disk_costs_the_copies_of_what_lies_in_the_storage(tmp_path, s3_url, is_remote):
+    told = Settings(data_dir=tmp_path, port=0, storage_url=s3_url if is_remote else "")
+    services = open_services(told, places=Places())
+    volumes = services.volumes
+    idle, asked, used = (add_volume(services, 100, 0) for _ in range(3))
+    for volume in (idle, asked, used):
+        volumes.copies.keep(volume)
+    services.jobs.add(NewJob(owner="ada", kind="segment", spec={}, volume=used))
+    volumes.path_of(asked)
+    retention = Retention(services)
+    retention._rules = Rules(min_free_bytes=2**60)
+    removed = [(item.kind, item.id) for item in retention.sweep()]
+    # Of files that only this disk has there is no copy.
+    gone = [one for kind, one in removed if kind == "copy"]
+    assert gone == ([idle] if is_remote else [])
+    assert {kind for kind, _ in removed} <= {"copy", "pyramid"}
+    assert services.audit.list() == []
+    for volume in (idle, asked, used):
+        assert volumes.copies.is_here(volume) == (is_remote and volume != idle)
+        assert volumes.get(volume).state == "ready"
+        assert volumes.path_of(volume).read_bytes() == bytes(100)
+    assert retention.sweep() == []
+    volumes.stop()
+    services.database.close()

@@ -63,6 +63,8 @@ def test_a_folder_comes_back_with_all_its_files(storage, tmp_path):
         (folder / name).write_text(name)
     storage.put_folder(folder, "volumes/1")
     storage.put(folder / "zarr.json", "volumes/10/zarr.json")
+    names = ("zarr.json", "0/c/0/0", "0/c/0/1", "0/zarr.json")
+    assert storage.sizes("volumes/1") == {name: len(name) for name in names}
     storage.fetch_folder("volumes/1", tmp_path / "back")
     found = {p.relative_to(tmp_path / "back").as_posix(): p.read_text()
              for p in (tmp_path / "back").rglob("*") if p.is_file()}  # fmt: skip
@@ -77,6 +79,7 @@ def test_what_is_not_there(storage, tmp_path):
     assert storage.size("a") is None
     storage.delete("a")
     storage.delete_folder("b")
+    assert storage.sizes("b") == {}
     with pytest.raises(MissingPathError):
         storage.fetch("a", tmp_path / "a")
     with pytest.raises(MissingPathError):

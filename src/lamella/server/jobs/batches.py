@@ -11,7 +11,7 @@ from lamella.server.jobs.documents import batch_document
 from lamella.server.jobs.owned import owned_batch
 from lamella.server.jobs.routes import Key, Reader, Writer, check_open
 from lamella.server.jobs.submit import Submission, check_key
-from lamella.server.problems import problems
+from lamella.server.problems import ProtocolError, problems
 from lamella.wire.job import BatchDoc, BatchSpec
 
 __all__ = ["router"]
@@ -42,6 +42,9 @@ def create_batch(
     for number, job in enumerate(spec.jobs):
         try:
             new_jobs.append(submission.job(job))
+        except ProtocolError:
+            # To be sent again as it is.
+            raise
         except LamellaError as error:
             raise type(error)(
                 f"job {number} of the batch: {error.message}",

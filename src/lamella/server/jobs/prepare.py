@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from lamella.core.errors import LamellaError
+from lamella.server.problems import ProtocolError
 from lamella.server.worker import NamedPath, SegmentWork
 from lamella.wire.job import JobSpec
 
@@ -11,7 +14,9 @@ if TYPE_CHECKING:
     from lamella.jobs.machine import JobRecord
     from lamella.server.services import Services
 
-__all__ = ["VOLUME_PREFIX", "name_of", "prepare_job", "volume_of"]
+__all__ = ["VOLUME_PREFIX", "name_of", "prepare_job", "recall_inputs", "volume_of"]
+
+logger = logging.getLogger(__name__)
 
 VOLUME_PREFIX = "volume:"
 
@@ -46,6 +51,22 @@ def prepare_job(services: Services, record: JobRecord) -> dict[str, Any]:
         block_min_voxels=settings.block_min_voxels if settings.is_on_cluster else 0,
     )
     return work.model_dump(mode="json")
+
+
+def recall_inputs(services: Services, record: JobRecord) -> None:
+    """See that the volumes of a job are on this disk before it waits for its turn.
+
+    What else is wrong with an input is told when its turn has come.
+
+    Raises:
+        ProtocolError: 503, one is on its way from the storage.
+    """
+    try:
+        prepare_job(services, record)
+    except ProtocolError:
+        raise
+    except LamellaError as error:
+        logger.info("job %s: %s", record.id, error)
 
 
 def volume_of(text: str) -> tuple[str, str] | None:

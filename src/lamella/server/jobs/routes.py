@@ -11,6 +11,7 @@ from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.jobs.diary import diary_lines
 from lamella.server.jobs.documents import job_document, job_line
 from lamella.server.jobs.owned import owned_job
+from lamella.server.jobs.prepare import recall_inputs
 from lamella.server.jobs.removal import remove_job
 from lamella.server.jobs.submit import Submission, check_key
 from lamella.server.problems import ProtocolError, problems
@@ -131,7 +132,7 @@ def cancel_job(job_id: str, request: Request, services: ServicesDep, who: Writer
 def retry_job(job_id: str, request: Request, services: ServicesDep, who: Writer) -> JobDoc:
     """Queue a job again that failed or was cancelled; it goes on where it stopped."""
     check_open(services)
-    owned_job(services, who, job_id)
+    recall_inputs(services, owned_job(services, who, job_id))
     record = services.jobs.retry(job_id)
     services.dispatcher.changed(job_id)
     services.audit.record(request, action="job.retry", target=job_id)

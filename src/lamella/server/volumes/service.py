@@ -232,6 +232,7 @@ class Volumes:
         Raises:
             ConflictError: it is not ready.
             MissingPathError: it, or what it names, is gone.
+            ProtocolError: 503, its files are on their way from the storage.
         """
         record = self.get(volume_id)
         if record.state == "preparing":
@@ -351,6 +352,7 @@ class Volumes:
     def stop(self) -> None:
         """End what is being prepared; the next start goes on with it."""
         self._children.close()
+        self.copies.stop()
         self._threads.shutdown(cancel_futures=True)
 
     # --- Steps, in threads -------------------------------------------------------------------
