@@ -93,6 +93,15 @@ class ServerDispatcher:
             return self._dispatcher.executor.limits()
         return {"cpu": 1.0, "gpu": float(len(self._gpus))}
 
+    def problem(self) -> str | None:
+        """Why the cluster runs no jobs now; None when it does, or there is none."""
+        from lamella.server.cluster import ServerCluster
+
+        executor = self.executor
+        if executor is None:
+            return "it has not been connected to yet"
+        return executor.problem() if isinstance(executor, ServerCluster) else None
+
     @property
     def executor(self) -> Executor | None:
         """What runs attempts; None before the start."""
@@ -116,7 +125,6 @@ class ServerDispatcher:
         # The same after a restart, another for another server at the same database.
         name = f"server-{services.secret.key('executor').hex()[:12]}"
         executor = make_executor(services.settings, self._gpus, name)
-        is_cluster = bool(services.settings.scheduler or services.settings.cluster)
         self._dispatcher = Dispatcher(
             services.jobs,
             executor,
@@ -124,7 +132,7 @@ class ServerDispatcher:
             functions=FUNCTIONS,
             listener=_Listeners(services),
             prepare=lambda record: prepare_job(services, record),
-            options=DispatchOptions(is_shared=is_cluster),
+            options=DispatchOptions(is_shared=services.settings.is_on_cluster),
         )
         self._dispatcher.start()
 
@@ -146,13 +154,14 @@ def make_executor(settings: Settings, gpus: Sequence[str], name: str = "local") 
     Raises:
         LamellaError: when a cluster cannot be reached or started.
     """
-    if settings.scheduler or settings.cluster:
-        from lamella.jobs.cluster import ClusterExecutor, ClusterOptions
+    if settings.is_on_cluster:
+        from lamella.jobs.cluster import ClusterOptions
+        from lamella.server.cluster import ServerCluster
 
         # Ours are taken out; the rest is dask-jobqueue's.
         options = dict(settings.cluster_options)
         ours = {name: options.pop(name) for name in _CLUSTER_OURS if name in options}
-        return ClusterExecutor(
+        return ServerCluster(
             ClusterOptions(
                 scheduler=settings.scheduler,
                 kind=settings.cluster,
@@ -179,7 +188,7 @@ def find_gpus(settings: Settings) -> tuple[str, ...]:
 
     The driver is asked, not a deep learning package: importing one takes seconds and memory.
     """
-    if settings.scheduler or settings.cluster or settings.gpus == "none":
+    if settings.is_on_cluster or settings.gpus == "none":
         return ()
     if settings.gpus != "auto":
         return tuple(settings.gpus.split(","))

@@ -59,8 +59,10 @@ def get_health() -> HealthDoc:
     responses={503: {"model": ReadyDoc, "description": "It cannot: checks say why."}},
 )
 def get_ready(services: ServicesDep, response: Response) -> ReadyDoc:
-    """Check the database and the disk; 503 while the server starts, stops or cannot work."""
+    """Check database, disk and cluster; 503 while the server starts, stops or cannot work."""
     checks = {"database": _database(services), "disk": _disk(services)}
+    if services.settings.is_on_cluster:
+        checks["cluster"] = services.dispatcher.problem() or "ok"
     if services.is_closing:
         checks["server"] = "is shutting down"
     is_ready = all(told == "ok" for told in checks.values())
