@@ -6,38 +6,53 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
 
 import httpx2
 import numpy as np
 import pytest
 import uvicorn
+import websockets.sync.client
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 import lamella as lm
 from lamella.jobs.log import JobLog
 from lamella.server.events import channel as channel_module
 from lamella.server.events.hub import Follow, Hub, JobSource
 from lamella.server.events.labels import decode_labels
+from lamella.server.events.routes import _serve as serve_websocket
 from lamella.server.events.stream import EventStream
 from lamella.simulation.tomogram import simulate_tomogram
 from lamella.testing.server import run_server
-from lamella.wire.event import LabelsDelta, LogEvent, ProgressEvent, StateEvent
+from lamella.wire.event import LabelsDelta, LogEvent, PreviewEvent, ProgressEvent, StateEvent
 
 N_EVENTS = 6000
 WORDS = "x" * 2000
+PREVIEW = PreviewEvent(
+    path="labels.ome.zarr",
+    factors=(1.0, 1.0),
+    box_start=(0, 0),
+    box_stop=(64, 64),
+    is_final=True,
+)
+
+
+def small_socket(url):
+    """A connection of which the systems on both sides hold little: it is soon full."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.connect((host, int(port)))
+    return made
 
 
 class Stalled:
     """Asks for a stream, and reads nothing until it is told to."""
 
     def __init__(self, url, path, headers=None):
-        host, _, port = url.removeprefix("http://").partition(":")
-        self.socket = socket.socket()
-        # What the systems on both sides hold for it is then soon full.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.connect((host, int(port)))
-        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Accept: text/event-stream"]
+        self.socket = small_socket(url)
+        lines = [f"GET {path} HTTP/1.1", "Host: here", "Accept: text/event-stream"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         self.socket.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
 
@@ -58,6 +73,32 @@ class Stalled:
         self.socket.close()
 
 
+class StalledWebSocket:
+    """The same by a WebSocket."""
+
+    def __init__(self, url, path):
+        self._stack = contextlib.ExitStack()
+        self.connection = self._stack.enter_context(
+            websockets.sync.client.connect(
+                f"ws://here/ws{path}",
+                sock=small_socket(url),
+                # A message lies ready; the thread of the connection reads no further.
+                max_queue=1,
+                ping_interval=None,
+                compression=None,
+                proxy=None,
+            )
+        )
+
+    def read(self):
+        """Everything, now."""
+        documents = [json.loads(message) for message in self.connection]
+        return [document for document in documents if document["type"] != "heartbeat"]
+
+    def close(self):
+        self._stack.close()
+
+
 @contextlib.contextmanager
 def serving(folder):
     """A job's log behind a real server of its own."""
@@ -69,13 +110,20 @@ def serving(folder):
         whole = request.query_params.get("coalesce") == "false"
         return EventStream(hub.follow("a", "ada", Follow(is_coalesced=not whole)))
 
+    async def watch(websocket):
+        whole = websocket.query_params.get("coalesce") == "false"
+        await websocket.accept()
+        await serve_websocket(websocket, hub.follow("a", "ada", Follow(is_coalesced=not whole)), 0)
+        await websocket.close()
+
     @contextlib.asynccontextmanager
     async def lifespan(_):
         await hub.start()
         yield
         await hub.stop()
 
-    app = Starlette(routes=[Route("/events", stream)], lifespan=lifespan)
+    routes = [Route("/events", stream), WebSocketRoute("/ws/events", watch)]
+    app = Starlette(routes=routes, lifespan=lifespan)
     config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
@@ -90,9 +138,10 @@ def serving(folder):
         thread.join(20)
 
 
-def test_who_stops_reading_keeps_nobody_waiting_and_misses_nothing(tmp_path):
+@pytest.mark.parametrize("kind", [Stalled, StalledWebSocket])
+def test_who_stops_reading_keeps_nobody_waiting_and_misses_nothing(tmp_path, kind):
     with serving(tmp_path) as (log, hub, url):
-        coalesced, whole = Stalled(url, "/events"), Stalled(url, "/events?coalesce=false")
+        coalesced, whole = kind(url, "/events"), kind(url, "/events?coalesce=false")
         heard = []
 
         def listen():
@@ -107,6 +156,7 @@ def test_who_stops_reading_keeps_nobody_waiting_and_misses_nothing(tmp_path):
         for number in range(N_EVENTS):
             log.append(ProgressEvent(stage="tiles", done=number, total=N_EVENTS))
             log.append(LogEvent(message=f"{number} {WORDS}"))
+            log.append(PREVIEW)
             hub.events_added("a")
             most = max(most, *(len(channel._tail) for channel in hub._channels.values()))
         log.append(StateEvent(state="finished", attempt=1))
@@ -118,10 +168,12 @@ def test_who_stops_reading_keeps_nobody_waiting_and_misses_nothing(tmp_path):
         assert hub.n_streams == 2
         assert most <= 2 * channel_module._KEPT + channel_module._READ
         told, less = whole.read(), coalesced.read()
-        assert [event["number"] for event in told] == list(range(1, 2 * N_EVENTS + 2))
-        assert [event["type"] for event in less].count("log") == N_EVENTS
-        # The newest progress before every other event that it heard of: far fewer.
-        assert len(less) < len(told)
+        assert [event["number"] for event in told] == list(range(1, 3 * N_EVENTS + 2))
+        kinds = Counter(event["type"] for event in less)
+        assert kinds["log"] == N_EVENTS
+        # Of progress and of previews that paint over each other, the newest of what it was behind.
+        assert 0 < kinds["progress"] < N_EVENTS / 10
+        assert 0 < kinds["preview"] < N_EVENTS / 10
         assert less[-1] == told[-1]
         coalesced.close()
         whole.close()
