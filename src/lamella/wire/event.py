@@ -34,13 +34,12 @@ class RunEvent(Document):
 
 
 class StartedEvent(RunEvent):
-    """The run began, or went on where it had stopped (``resumed_tiles`` > 0)."""
+    """The run began, or goes on where it had stopped, which a log event then tells."""
 
     type: Literal["started"] = "started"
     run: str
     model: str
     shape: tuple[int, ...]
-    resumed_tiles: int = 0
 
 
 class ProgressEvent(RunEvent):
