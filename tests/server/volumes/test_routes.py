@@ -184,6 +184,16 @@ def test_a_path_of_the_server(make_site, tmp_path, mrc):
     assert path.read_bytes() == mrc
 
 
+def test_a_folder_of_the_server_has_the_size_of_its_files(make_site, zarr_folder):
+    site = make_site(allowed_roots=(str(zarr_folder.parent),))
+    document = site.wait(site.create(path=str(zarr_folder)).json()["id"])
+    files = [path for path in zarr_folder.rglob("*") if path.is_file()]
+    assert document["state"] == "ready"
+    assert document["n_bytes"] == sum(path.stat().st_size for path in files) > 0
+    with site.services.database.read() as connection:
+        assert site.services.uploads.space.used(connection, "ann") == 0
+
+
 def test_an_address_in_s3(make_site, s3_url, tmp_path, mrc, zarr_folder, small):
     from lamella.server.storage import S3Storage
 

@@ -378,7 +378,7 @@ class Volumes:
         folder = self.folder / record.id
         path = self._materialiser.place(record, folder)
         is_own = record.source["kind"] != "path"
-        n_bytes = _size(path) if is_own else record.n_bytes
+        n_bytes = _size(path)
         facts = self._children.run(
             {
                 "action": "inspect",
