@@ -13,6 +13,10 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(TOOLS)/bin/uv)
 # No index is named and no Python is downloaded: what the machine is set up for is what counts.
 UVFLAGS := --quiet --no-python-downloads
 BIN := $(TEST_ENV)/bin
+# Tests run in several processes at once, each with its share of the cores: two that both compute
+# on every core wait for each other. `make test WORKERS=1` runs them one after the other.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, os.cpu_count() or 1))')
+THREADS = $(shell $(BIN)/python -c 'import os; print(max(1, (os.cpu_count() or 1) // $(WORKERS)))')
 
 .PHONY: demo test check bench docs lock format clean
 
@@ -20,7 +24,8 @@ demo: $(DEMO_ENV)/.ready  ## install the base (no torch) and run the main job on
 	$(DEMO_ENV)/bin/lamella demo --output lamella-demo
 
 test: $(ENGINES)/.ready  ## install everything and run every test
-	LAMELLA_TEST_ENVIRONMENTS=$(CURDIR)/$(ENGINES) $(BIN)/python -m pytest
+	LAMELLA_TEST_ENVIRONMENTS=$(CURDIR)/$(ENGINES) OMP_NUM_THREADS=$(THREADS) \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(TEST_ENV)/.ready  ## formatting, lint, types, import directions; under a minute
 	$(BIN)/ruff format --check .
