@@ -1,4 +1,4 @@
-"""The file system's errors in our words.
+"""The file system's errors in our words, and files that are whole or not there.
 
 Examples:
     >>> import errno
@@ -7,12 +7,14 @@ Examples:
     ('storage', 'the disk is full: labels.mrc could not be written')
 """
 
+import contextlib
 import errno
+import os
 from pathlib import Path
 
 from lamella.core.errors import StorageError
 
-__all__ = ["is_disk_full", "storage_error"]
+__all__ = ["is_disk_full", "replace_file", "storage_error", "sync_folder"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -42,3 +44,35 @@ def storage_error(error: OSError, path: str | Path | None = None) -> StorageErro
             hint="check the permissions of the file and its folder",
         )
     return StorageError(f"{place}: {error.strerror or error}")
+
+
+def replace_file(path: Path, partial: Path, content: bytes) -> None:
+    """Replace a file; readers see the old content or the new one, also after a crash.
+
+    Args:
+        path: the file.
+        partial: beside it, for what is not whole yet; writers at the same time need one each.
+        content: all of it.
+
+    Raises:
+        OSError: when it cannot be written; ``path`` is as it was, and nothing else is left.
+    """
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power; not every system allows it for folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

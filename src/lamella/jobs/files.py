@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from lamella.core.storage import storage_error
+from lamella.core.storage import replace_file, storage_error, sync_folder
 
 __all__ = ["lock_file", "try_lock", "unlock_file", "write_whole"]
 
@@ -26,16 +26,10 @@ def write_whole(path: Path, content: bytes) -> None:
     # Two threads may write the same file: the last one to be done wins.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident():x}.partial")
     try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        replace_file(path, partial, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise storage_error(error, path) from error
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def try_lock(stream: IO[bytes]) -> bool:
@@ -86,13 +80,3 @@ def unlock_file(stream: IO[bytes]) -> None:
 
             stream.seek(0)
             msvcrt.locking(stream.fileno(), msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power; not every system allows it for folders."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -21,12 +21,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.core.errors import InputError, StorageError
-from lamella.core.storage import storage_error
+from lamella.core.storage import storage_error, sync_folder
 from lamella.models.lock import hold, owner_of
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def appear(staging: Path, target: Path) -> None:
             raise
     except OSError as error:
         raise storage_error(error, target) from error
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     if old is not None:
         discard(old)
 
@@ -181,16 +181,6 @@ def _sync(folder: Path) -> None:
             # Writable, as Windows asks for.
             with path.open("r+b") as stream:
                 os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where folders can be opened."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _size(n_bytes: int) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO
 
 from lamella.core.errors import InputError, MissingPathError, RunError
+from lamella.core.storage import replace_file
 from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
 from lamella.io.format import storage_errors
 from lamella.wire.manifest import RunManifest
@@ -165,8 +166,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: RunManifest) -> None:
         """Replace the manifest; readers see the old one or the new one, never a part."""
-        with storage_errors(self.manifest):
-            _write_whole(self.manifest, manifest.to_json().encode())
+        write_text(self.manifest, manifest.to_json())
 
     def clear(self) -> None:
         """Remove what a run leaves, and nothing else: a new run starts from nothing."""
@@ -266,18 +266,6 @@ def _try_lock(stream: IO[str]) -> bool:
     return True
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all.
 
@@ -294,4 +282,4 @@ def write_bytes(path: Path, content: bytes) -> None:
         StorageError: when the disk is full.
     """
     with storage_errors(path):
-        _write_whole(path, content)
+        replace_file(path, path.with_name(f".{path.name}.partial"), content)
