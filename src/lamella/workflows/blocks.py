@@ -17,12 +17,14 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import TypeAdapter
 
 from lamella.core.errors import InputError, LamellaError, RunCancelledError, RunError
 from lamella.core.places import Places
@@ -59,6 +61,8 @@ _CHECK_S = 0.25
 _TELL_S = 1.0
 _LATE_S = 20.0
 _BLOCKS_PER_WORKER = 2
+_PLACES = TypeAdapter(Places)
+"""Places as JSON, and back."""
 
 
 class BlockRunner(Protocol):
@@ -163,7 +167,7 @@ def run_block(document: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         request = SegmentRequest.model_validate(document["request"])
-        places = _places_from(document["places"])
+        places = _PLACES.validate_python(document["places"])
         prepared = prepare(request, None, SilentSink(), places=places, has_fingerprint=False)
         engine = load_engine(str(document["engine"]), places)
         assert isinstance(engine, BlockEngine), "the process that planned has looked"
@@ -268,7 +272,7 @@ class _Session:
         return {
             "engine": self.engine_id,
             "request": self.job.request.model_dump(mode="json"),
-            "places": _places_to(self.job.places),
+            "places": _PLACES.dump_python(self.job.places, mode="json"),
             "is_trusted": self.job.is_trusted,
             "run_dir": str(self.job.run_dir.absolute()),
             "plan": dict(self.run.document),
@@ -408,20 +412,3 @@ def _is_worth_it(engine: Engine, job: EngineJob, options: BlockOptions) -> bool:
 def _journal_of(job: EngineJob, run: BlockRun) -> Path:
     """A journal a stage."""
     return job.run_dir / (JOURNAL_NAME if run.stage == "tiles" else f"blocks.{run.stage}.jsonl")
-
-
-def _places_to(places: Places) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(places).items()
-    }
-
-
-def _places_from(document: Mapping[str, Any]) -> Places:
-    folders = ("models", "environments", "nnunet_results", "totalsegmentator_home")
-    known = dict(document)
-    for name in folders:
-        known[name] = None if known[name] is None else Path(known[name])
-    catalogues: Sequence[str] = known["catalogues"]
-    known["catalogues"] = tuple(catalogues)
-    return Places(**known)
