@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from lamella.testing.outside import is_ci, leave_out
 from lamella.volume import Volume
 
 # Contract suites live in the package: their asserts are explained as those in tests are.
@@ -20,6 +21,7 @@ pytest.register_assert_rewrite(
     "lamella.testing.isolated",
     "lamella.testing.executor",
     "lamella.testing.dispatch",
+    "lamella.testing.blocks",
 )
 
 # Engines that live apart: where `make test` (or a developer) has put their environments.
@@ -38,11 +40,7 @@ settings.register_profile(
 )
 
 
-def _is_ci() -> bool:
-    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
-
-
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if _is_ci() else "dev"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if is_ci() else "dev"))
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +51,11 @@ def data_dir() -> Path:
     proves nothing.
     """
     named = os.environ.get("LAMELLA_TEST_DATA", "")
-    if named and Path(named).is_dir():
-        return Path(named).resolve()
-    reason = (
-        f"LAMELLA_TEST_DATA names no folder: {named!r}" if named else "LAMELLA_TEST_DATA is not set"
-    )
-    if _is_ci():
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    if not named:
+        leave_out("LAMELLA_TEST_DATA is not set")
+    if not Path(named).is_dir():
+        leave_out(f"LAMELLA_TEST_DATA names no folder: {named!r}")
+    return Path(named).resolve()
 
 
 @pytest.fixture(autouse=True)
@@ -92,9 +87,7 @@ def postgres_server() -> Iterator[Any]:
     try:
         find_programs()
     except MissingDependencyError as error:
-        if _is_ci():
-            pytest.fail(f"{error} ({error.hint})", pytrace=False)
-        pytest.skip(f"{error} ({error.hint})")
+        leave_out(f"{error} ({error.hint})")
     with run_postgres() as server:
         yield server
 
@@ -113,6 +106,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return request.getfixturevalue("postgres_url")
     return f"sqlite:///{tmp_path / 'lamella.db'}"
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Any]:
+    """A database of each kind with the tables of a server."""
+    from lamella.jobs.database import open_database
+    from lamella.server.migrations import migrate
+
+    database = open_database(database_url)
+    migrate(database)
+    yield database
+    database.close()
 
 
 # --- Storage of a server ------------------------------------------------------------------------
@@ -167,6 +172,22 @@ def balls(shape=(24, 48, 56), seed=0):
         center = [share * n for n in shape]
         image[((points - center) ** 2).sum(-1) < radius**2] += 8
     return image
+
+
+@pytest.fixture(scope="session")
+def scattered_balls():
+    """Noise with bright balls at random places: objects wherever it is cut."""
+
+    def make(shape, n_balls=25, seed=1):
+        random = np.random.default_rng(seed)
+        image = random.normal(0, 0.4, shape).astype(np.float32)
+        points = np.stack(np.indices(shape), axis=-1)
+        for _ in range(n_balls):
+            center, radius = random.uniform(0, shape), random.uniform(3, 8)
+            image[((points - center) ** 2).sum(-1) < radius**2] += 4
+        return image
+
+    return make
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from lamella.cli import main
@@ -25,13 +24,8 @@ def answer(capsys, *words):
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    random = np.random.default_rng(1)
-    image = random.normal(0, 0.4, (80, 96, 64)).astype(np.float32)
-    points = np.stack(np.indices(image.shape), axis=-1)
-    for _ in range(25):
-        center, radius = random.uniform(0, image.shape), random.uniform(3, 8)
-        image[((points - center) ** 2).sum(-1) < radius**2] += 4
+def path(tmp_path_factory, scattered_balls):
+    image = scattered_balls((80, 96, 64))
     volume = Volume.from_array(image, spacing=(4.0, 2.0, 2.0), unit="nm")
     return save_volume(volume, tmp_path_factory.mktemp("blocks") / "big.mrc")
 

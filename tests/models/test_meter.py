@@ -3,14 +3,7 @@
 import pytest
 
 from lamella.models.meter import Meter
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from lamella.testing.clock import Clock
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import io
 import tarfile
 
-import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -26,13 +25,8 @@ def models(tmp_path_factory, model_path):
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    random = np.random.default_rng(1)
-    image = random.normal(0, 0.4, (96, 64, 64)).astype(np.float32)
-    points = np.stack(np.indices(image.shape), axis=-1)
-    for _ in range(25):
-        center, radius = random.uniform(0, image.shape), random.uniform(3, 8)
-        image[((points - center) ** 2).sum(-1) < radius**2] += 4
+def path(tmp_path_factory, scattered_balls):
+    image = scattered_balls((96, 64, 64))
     volume = Volume.from_array(image, spacing=(4.0, 2.0, 2.0), unit="nm")
     return save_volume(volume, tmp_path_factory.mktemp("inputs") / "big.mrc")
 

@@ -3,20 +3,10 @@
 import pytest
 
 from lamella.core.errors import ConflictError
-from lamella.jobs.database import open_database
-from lamella.server.migrations import migrate
 from lamella.server.ownership import take_database
 from lamella.server.secret import Secret
 from lamella.server.services import open_services
 from lamella.server.settings import Settings
-
-
-@pytest.fixture
-def database(database_url):
-    database = open_database(database_url)
-    migrate(database)
-    yield database
-    database.close()
 
 
 def test_the_first_is_the_owner_and_stays_it_also_elsewhere(database, tmp_path):

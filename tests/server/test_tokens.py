@@ -8,28 +8,18 @@ from lamella.core.errors import InputError, UnauthenticatedError, UnknownIdError
 from lamella.jobs.database import open_database
 from lamella.server.migrations import migrate
 from lamella.server.tokens import SCOPES, TokenStore, scopes_of_role
+from lamella.testing.clock import Clock
 from lamella.wire.access import TokenSpec
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1_800_000_000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_800_000_000.0)
 
 
 @pytest.fixture
-def store(database_url, clock):
-    database = open_database(database_url)
-    migrate(database)
-    yield TokenStore(database, b"k" * 32, clock)
-    database.close()
+def store(database, clock):
+    return TokenStore(database, b"k" * 32, clock)
 
 
 def spec(**values):

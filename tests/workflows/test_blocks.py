@@ -51,19 +51,10 @@ class Here:
             self.ran.append(number)
 
 
-def big(shape=(80, 72, 64), seed=0):
-    random = np.random.default_rng(seed)
-    image = random.normal(0, 0.4, shape).astype(np.float32)
-    points = np.stack(np.indices(shape), axis=-1)
-    for _ in range(30):
-        center, radius = random.uniform(0, shape), random.uniform(3, 8)
-        image[((points - center) ** 2).sum(-1) < radius**2] += 4
-    return image
-
-
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    volume = Volume.from_array(big(), spacing=(4.0, 2.0, 2.0), unit="nm")
+def path(tmp_path_factory, scattered_balls):
+    image = scattered_balls((80, 72, 64), n_balls=30, seed=0)
+    volume = Volume.from_array(image, spacing=(4.0, 2.0, 2.0), unit="nm")
     return save_volume(volume, tmp_path_factory.mktemp("blocks") / "big.mrc")
 
 
@@ -455,8 +446,7 @@ def test_workers_stop_when_the_run_does(tmp_path):
 # --- What cannot be -----------------------------------------------------------------------------
 
 
-def test_an_array_in_memory_is_refused(model_path, tmp_path):
-    volume = Volume.from_array(big((20, 20, 20)))
+def test_an_array_in_memory_is_refused(model_path, volume, tmp_path):
     with pytest.raises(InputError, match="in memory cannot be cut") as refused:
         segment(
             request_for("memory:a", model_path),
