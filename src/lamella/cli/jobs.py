@@ -14,6 +14,7 @@ from lamella.cli.remote import (
     Leaving,
     connect,
     find_job,
+    job_name,
     leaving,
     queue_text,
     server_options,
@@ -180,7 +181,7 @@ def _listing(jobs: list[JobDoc]) -> str:
     rows = [
         (
             short_id(job.id),
-            job.spec.name or Path(job.spec.request.input.path).name,
+            job_name(job),
             job.spec.request.model,
             job.state,
             _remark(job),

@@ -6,14 +6,13 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lamella.cli.console import Console, format_duration
 from lamella.cli.failure import EXIT_INPUT
-from lamella.cli.remote import Leaving, RemoteSink, leaving, queue_text, short_id
+from lamella.cli.remote import Leaving, RemoteSink, job_name, leaving, queue_text, short_id
 from lamella.core.errors import RunCancelledError
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class _Table:
             if self._said.get(job.id) != job.state:
                 self._said[job.id] = job.state
                 click.echo(
-                    f"{short_id(job.id)}  {_name(job)}  {job.state}  {_progress(job)}".rstrip()
+                    f"{short_id(job.id)}  {job_name(job)}  {job.state}  {_progress(job)}".rstrip()
                 )
 
 
@@ -151,7 +150,7 @@ class _Layout:
 
         What a job does comes first: a narrow terminal shortens names, then leaves models out.
         """
-        name = min(32, max(len(_name(job)) for job in jobs))
+        name = min(32, max(len(job_name(job)) for job in jobs))
         model = min(24, max(len(job.spec.request.model) for job in jobs))
         # Id, state and spaces; then a bar with its share and the time left.
         spare = columns - 1 - (_ID + 2 + 2 + _STATE + 1) - _WORDS
@@ -171,7 +170,7 @@ def _line(job: JobDoc, layout: _Layout, console: Console) -> str:
 
         1f3a09bc  tomo.mrc  membrane-3d  running     tiles  52% ██████░░░░░░  10 s left
     """
-    cells = [short_id(job.id), _cut(_name(job), layout.name)]
+    cells = [short_id(job.id), _cut(job_name(job), layout.name)]
     if layout.model:
         cells.append(_cut(job.spec.request.model, layout.model))
     state = console.style(f"{job.state:<{_STATE}}", fg=_COLORS.get(job.state))
@@ -214,7 +213,3 @@ def _running(known: ProgressDoc | None) -> list[str]:
     has_end = known.eta_s is not None and known.eta_s > 1
     left = f"  {format_duration(known.eta_s or 0.0)} left" if has_end else ""
     return [f"{short} {bar}{left}", f"{short}{left}", short, f"{share:.0%}"]
-
-
-def _name(job: JobDoc) -> str:
-    return job.spec.name or Path(job.spec.request.input.path).name

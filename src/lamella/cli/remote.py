@@ -27,7 +27,7 @@ __all__ = [
     "elsewhere_options",
     "find_job",
     "format_bytes",
-    "format_state",
+    "job_name",
     "leaving",
     "queue_text",
     "server_options",
@@ -38,15 +38,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHORT = 8
 """Digits of a job's id that people see and type."""
-_STATE_COLORS = {
-    "queued": "yellow",
-    "running": "cyan",
-    "cancelling": "yellow",
-    "finished": "green",
-    "failed": "red",
-    "cancelled": "magenta",
-    "interrupted": "yellow",
-}
 _ACCESS = (
     click.option("--token", help="Of the server; better LAMELLA_TOKEN or `lamella login`."),
     click.option(
@@ -89,6 +80,11 @@ def short_id(job_id: str) -> str:
     return job_id[:_SHORT]
 
 
+def job_name(job: JobDoc) -> str:
+    """What a job is called in lists: the input's name unless it was given one."""
+    return job.spec.name or Path(job.spec.request.input.path).name
+
+
 def find_job(client: Client, text: str) -> str:
     """The whole id of a job from its beginning, or of the newest for ``last``.
 
@@ -125,11 +121,6 @@ def format_bytes(n_bytes: float | None) -> str:
             value = n_bytes / size
             return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
     return f"{n_bytes:.0f} B"
-
-
-def format_state(console: Console, job: JobDoc) -> str:
-    """A state in its colour."""
-    return console.style(job.state, fg=_STATE_COLORS.get(job.state))
 
 
 def queue_text(position: int | None, eta_s: float | None) -> str:

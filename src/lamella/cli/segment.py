@@ -20,6 +20,7 @@ from lamella.cli.segmenting import (
     run_document,
     run_text,
     stopped,
+    tell_problem,
     trust_option,
 )
 from lamella.core.errors import InputError, LamellaError, RunCancelledError
@@ -97,7 +98,7 @@ def command(
         runs, problems = _segment_all(jobs, replace(options, blocks=blocks), words, console)
     document = {"runs": [run_document(run) for run in runs]}
     if problems:
-        document["problems"] = [_problem(path, error) for path, error in problems]
+        document["problems"] = problems
     console.answer(document, lambda: "\n".join(run_text(run, console) for run in runs))
     return EXIT_INPUT if problems else 0
 
@@ -107,9 +108,9 @@ def _segment_all(
     common: "RunOptions",
     words: dict[str, Any],
     console: Console,
-) -> "tuple[list[Run], list[tuple[Path, LamellaError]]]":
+) -> "tuple[list[Run], list[dict[str, Any]]]":
     runs: list[Run] = []
-    problems: list[tuple[Path, LamellaError]] = []
+    problems: list[dict[str, Any]] = []
     for path, folder, export in jobs:
         options = replace(common, run_dir=folder, export=export)
         if len(jobs) > 1:
@@ -122,8 +123,7 @@ def _segment_all(
             # One bad file of many must not cost the others their turn.
             if len(jobs) == 1:
                 raise
-            problems.append((path, error))
-            console.warn(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            problems.append(tell_problem(path, error, console))
     return runs, problems
 
 
@@ -187,13 +187,3 @@ def _output(path: Path, output: Path | None, model: str, *, is_folder: bool) -> 
 
 def _names_labels(path: Path) -> bool:
     return path.name.lower().endswith(_LABEL_SUFFIXES)
-
-
-def _problem(path: Path, error: LamellaError) -> dict[str, Any]:
-    return {
-        "input": str(path),
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "details": error.details,
-    }

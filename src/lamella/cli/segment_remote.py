@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.remote import Leaving, RemoteSink, connect, leaving, short_id
-from lamella.cli.segmenting import build_request, run_document, run_text
+from lamella.cli.segmenting import build_request, run_document, run_text, tell_problem
 from lamella.core.errors import InputError, LamellaError, RunCancelledError
 
 if TYPE_CHECKING:
@@ -127,13 +127,4 @@ class _Work:
         # One bad file of many must not cost the others their turn.
         if not self._is_one_of_many or isinstance(error, RunCancelledError):
             raise error
-        self.problems.append(
-            {
-                "input": str(path),
-                "code": error.code,
-                "message": error.message,
-                "hint": error.hint,
-                "details": error.details,
-            }
-        )
-        self._console.warn(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+        self.problems.append(tell_problem(path, error, self._console))

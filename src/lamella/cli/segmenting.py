@@ -9,7 +9,7 @@ import click
 
 from lamella.cli.console import Console, format_duration
 from lamella.cli.parameters import parse_integers, parse_options, parse_spacing, stack_options
-from lamella.core.errors import InputError, RunCancelledError
+from lamella.core.errors import InputError, LamellaError, RunCancelledError
 
 if TYPE_CHECKING:
     from lamella.wire.manifest import RunManifest
@@ -23,6 +23,7 @@ __all__ = [
     "run_document",
     "run_text",
     "stopped",
+    "tell_problem",
     "trust_option",
 ]
 
@@ -240,6 +241,18 @@ def run_document(run: "Run") -> dict[str, Any]:
         "elapsed_s": manifest.elapsed_s,
         "timings_s": manifest.timings_s,
         "warnings": [note.model_dump() for note in manifest.warnings],
+    }
+
+
+def tell_problem(path: Path, error: LamellaError, console: Console) -> dict[str, Any]:
+    """Say why one input of many was not segmented; the answer about it for programs."""
+    console.warn(f"{path}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+    return {
+        "input": str(path),
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "details": error.details,
     }
 
 
