@@ -67,7 +67,7 @@ def run(receiver, folder, messages, hold=None, limit=100, check=None):
 @pytest.fixture
 def receiver(threads):
     async def receive(file, body, hold, limit, check, silence_s=60.0):
-        made = BodyReceiver(threads, silence_s)
+        made = BodyReceiver(threads, threads, silence_s)
         return await made.receive(body, file, hold, limit, check)
 
     return receive
@@ -95,7 +95,7 @@ def test_more_than_was_announced_is_refused(receiver, folder):
 def test_a_silent_connection_is_given_up(threads, folder):
     async def whole():
         with UploadFile(folder) as file:
-            made = BodyReceiver(threads, silence_s=0.05)
+            made = BodyReceiver(threads, threads, silence_s=0.05)
             got = await made.receive(body_of(piece(b"abc")), file, Hold(), 100)
             return got, file.commit()
 
@@ -115,7 +115,7 @@ def test_the_next_request_takes_over_from_a_dead_connection(threads, folder):
                 return got.end
 
     async def whole():
-        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads)
+        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads, threads)
         seen: list[int] = []
         dead = asyncio.create_task(send(locks, receiver, [piece(b"abc")], seen))
         await asyncio.sleep(0.05)
@@ -133,7 +133,7 @@ def test_the_next_request_takes_over_from_a_dead_connection(threads, folder):
 
 def test_many_takeovers_in_a_row_leave_one_writer(threads, folder):
     async def whole():
-        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads)
+        locks, receiver = UploadLocks(patience_s=5), BodyReceiver(threads, threads)
         n_inside = 0
 
         async def send():
@@ -176,18 +176,19 @@ def test_cancelling_a_request_waits_for_its_write(threads, folder):
     class Slow(UploadFile):
         n_writing = 0
 
-        def write(self, pieces, check=None):
+        def append(self, pieces):
             import time
 
             Slow.n_writing += 1
             time.sleep(0.2)
-            super().write(pieces, check)
+            start = super().append(pieces)
             Slow.n_writing -= 1
+            return start
 
     async def whole():
         with Slow(folder) as file:
             big = piece(bytes(5 * 2**20))
-            receiver = BodyReceiver(threads)
+            receiver = BodyReceiver(threads, threads)
             task = asyncio.create_task(receiver.receive(body_of(big, big), file, Hold(), 2**30))
             await asyncio.sleep(0.05)
             task.cancel()
@@ -205,7 +206,7 @@ def big_body(n):
 
 def test_a_long_body_becomes_safe_as_it_comes(threads, folder, monkeypatch):
     """A crash in the middle of one huge request does not cost all of it."""
-    monkeypatch.setattr("lamella.server.uploads.receive._COMMIT_BYTES", 2**20)
+    monkeypatch.setattr("lamella.server.uploads.disk._COMMIT_BYTES", 2**20)
     offsets = []
 
     async def whole():
@@ -217,7 +218,7 @@ def test_a_long_body_becomes_safe_as_it_comes(threads, folder, monkeypatch):
             return messages.pop(0)
 
         with UploadFile(folder) as file:
-            await BodyReceiver(threads).receive(receive, file, Hold(), 2**30)
+            await BodyReceiver(threads, threads).receive(receive, file, Hold(), 2**30)
             assert file.end == 30 * 2**20
             file.commit()
 
@@ -236,14 +237,14 @@ def test_a_disk_that_fails_behind_the_write_is_not_overlooked(threads, folder, m
         n_failed += 1
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("lamella.server.uploads.receive._COMMIT_BYTES", 2**20)
+    monkeypatch.setattr("lamella.server.uploads.disk._COMMIT_BYTES", 2**20)
     monkeypatch.setattr("lamella.server.uploads.file.sync", fail)
 
     async def whole():
         with UploadFile(folder) as file:
             body = body_of(*big_body(2))
             with pytest.raises(OSError, match="Input/output"):
-                await BodyReceiver(threads).receive(body, file, Hold(), 2**30)
+                await BodyReceiver(threads, threads).receive(body, file, Hold(), 2**30)
 
     asyncio.run(whole())
     assert n_failed
@@ -269,7 +270,7 @@ def test_many_bodies_at_once_share_threads_and_keep_their_order(tmp_path, monkey
 
     async def whole():
         with ThreadPoolExecutor(n_threads) as executor:
-            receiver = BodyReceiver(executor)
+            receiver = BodyReceiver(executor, executor)
             return await asyncio.gather(
                 *(
                     send(receiver, body, folder)
@@ -293,17 +294,17 @@ def test_a_write_that_fails_ends_the_body_at_once(threads, folder, monkeypatch):
 
     async def whole():
         with UploadFile(folder) as file:
-            write = file.write
+            append = file.append
 
-            def failing(pieces, check=None):
+            def failing(pieces):
                 if next(n_written) == 3:
                     raise OSError(errno.ENOSPC, "no space left")
-                write(pieces, check)
+                return append(pieces)
 
-            file.write = failing
+            file.append = failing
             pieces = [piece(bytes([n]) * 5) for n in range(40)]
             with pytest.raises(OSError, match="no space left"):
-                await BodyReceiver(threads).receive(body_of(*pieces), file, Hold(), 1000)
+                await BodyReceiver(threads, threads).receive(body_of(*pieces), file, Hold(), 1000)
             return file.commit()
 
     assert asyncio.run(whole()) == 15

@@ -5,6 +5,7 @@ then the journal's record, each brought there by ``fdatasync``. Bytes behind the
 were never acknowledged and are cut away when the upload is opened again.
 """
 
+import errno
 import hashlib
 import os
 import threading
@@ -31,7 +32,9 @@ __all__ = [
 
 DATA_NAME = "data"
 JOURNAL_NAME = "offset"
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 512 * 2**10
+"""Small enough that the processor still has it at hand when it is hashed."""
+_CATCH_UP_BYTES = 64 * 2**20
 
 
 class RunningHash:
@@ -57,10 +60,14 @@ class RunningHash:
                 self.position += len(piece)
 
     def keep(self, offset: int) -> None:
-        """Bytes up to ``offset`` are safe: a later :meth:`discard` goes back to no less."""
-        with self._lock:
-            if self.position <= offset:
-                self._safe = (self.position, self._hash.copy())
+        """Bytes up to ``offset`` are safe: a later :meth:`discard` need not go back further."""
+        # While a thread hashes, its word is not waited for: an answer is.
+        if self._lock.acquire(blocking=False):
+            try:
+                if self.position <= offset:
+                    self._safe = (self.position, self._hash.copy())
+            finally:
+                self._lock.release()
 
     def discard(self) -> None:
         """Forget bytes that were not kept."""
@@ -68,22 +75,30 @@ class RunningHash:
             self.position, kept = self._safe
             self._hash = kept.copy()
 
-    def catch_up(self, path: Path, stop: Callable[[], int]) -> None:
-        """Read ``path`` up to ``stop()``, which may grow meanwhile, where bytes were not fed."""
+    def catch_up(self, path: Path, stop: Callable[[], int], most: int | None = None) -> None:
+        """Read ``path`` up to ``stop()``, which may change meanwhile, where bytes were not fed.
+
+        Args:
+            path: of the file.
+            stop: bytes that are written.
+            most: bytes that are read; the rest is left for another time.
+        """
         if self.position >= stop():
             return
+        buffer = memoryview(bytearray(_BLOCK_BYTES))
         with path.open("rb", buffering=0) as stream:
-            while True:
+            while most is None or most > 0:
                 with self._lock:
                     left = stop() - self.position
                     if left <= 0:
                         return
-                    stream.seek(self.position)
-                    block = stream.read(min(_BLOCK_BYTES, left))
-                    if not block:
+                    n_bytes = os.preadv(stream.fileno(), [buffer[:left]], self.position)
+                    if not n_bytes:
                         raise OSError(f"{path} has fewer bytes than were written: {self.position}")
-                    self._hash.update(block)
-                    self.position += len(block)
+                    self._hash.update(buffer[:n_bytes])
+                    self.position += n_bytes
+                if most is not None:
+                    most -= n_bytes
 
     def hexdigest(self) -> str:
         """Of the bytes up to ``position``."""
@@ -122,6 +137,8 @@ class UploadFile:
         self._begun = self.end
         if os.fstat(self._data).st_size != self.end:
             os.ftruncate(self._data, self.end)
+        if running is not None and running.position > self.end:
+            running.discard()
 
     @property
     def offset(self) -> int:
@@ -135,15 +152,50 @@ class UploadFile:
             pieces: in order.
             check: a hash to update as well.
         """
+        self.hash(self.append(pieces), pieces, check)
+
+    def append(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Append only; where the pieces begin, for :meth:`hash`."""
         start = self.end
+        _write_all(self._data, pieces, start)
+        self.end += sum(map(len, pieces))
+        return start
+
+    def append_from(self, pipe: int, n_bytes: int) -> None:
+        """Append what is in a pipe, without copying it to this process (Linux)."""
+        while n_bytes:
+            try:
+                n_moved = os.splice(pipe, self._data, n_bytes, offset_dst=self.end)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # A file system that cannot: the long way.
+                block = os.read(pipe, n_bytes)
+                n_moved = len(block)
+                _write_all(self._data, [block], self.end)
+            self.end += n_moved
+            n_bytes -= n_moved
+
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """Read bytes that were appended; how many."""
+        n_bytes = os.preadv(self._data, [buffer], start)
+        if not n_bytes:
+            raise OSError(f"{self._path} has fewer bytes than were written: {start}")
+        return n_bytes
+
+    def hash(self, start: int, pieces: Sequence[bytes | memoryview], check: Any = None) -> None:
+        """Hash what was appended, in the same order; perhaps in another thread, and later."""
         if check is not None:
             for piece in pieces:
                 check.update(piece)
-        _write_all(self._data, pieces, start)
-        self.end += sum(map(len, pieces))
-        # Last: a hash that is catching up reads up to `end`, and takes over from there.
+        # A hash that is catching up reads up to `end` and takes over from there.
         if self._running is not None:
             self._running.feed(start, pieces)
+
+    def catch_up(self) -> None:
+        """Hash what was appended and not fed, or some of it; in any thread, also once closed."""
+        if self._running is not None:
+            self._running.catch_up(self._path, lambda: self.end, _CATCH_UP_BYTES)
 
     def begin_commit(self) -> None:
         """Let the disk begin with what was written, while more comes; from any thread."""
@@ -163,9 +215,10 @@ class UploadFile:
     def discard(self) -> None:
         """Cut away what was not committed."""
         self.end = self._begun = self._journal.offset
-        os.ftruncate(self._data, self.end)
+        # First: who catches up meanwhile stops at the new end.
         if self._running is not None:
             self._running.discard()
+        os.ftruncate(self._data, self.end)
 
     def close(self) -> None:
         """Close both files; bytes that were not committed are lost."""

@@ -1,7 +1,9 @@
 """A request's body on its way to the disk: receive, hash and write overlap.
 
-The event loop gathers pieces as they come; a thread hashes and writes the batches before them. At
-most four batches of an upload are in memory, and all uploads together share one budget.
+A thread moves the body from its socket to the file, or, where it can only come by the event loop
+(TLS, a size that is not told), pieces are gathered there while a thread hashes and writes the
+batches before them. Then at most four batches of an upload are in memory, and all uploads together
+share one budget.
 """
 
 import asyncio
@@ -9,20 +11,25 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import anyio
 
+from lamella.server.body import TakenBody
+from lamella.server.uploads.disk import DiskSync
 from lamella.server.uploads.file import UploadFile
 from lamella.server.uploads.locks import Hold
 from lamella.server.uploads.protocol import TusError
+from lamella.server.uploads.pump import SocketPump
+from lamella.server.uploads.threads import Follower, outlast
 
-__all__ = ["BodyReceiver", "Receive", "Reception", "outlast"]
+__all__ = ["BodyReceiver", "Receive", "Reception"]
 
-Result = TypeVar("Result")
+End = Literal["whole", "cut", "interrupted", "silent"]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _BATCH_BYTES = 4 * 2**20
@@ -35,8 +42,6 @@ _HOLD_BACK_S = 1.0
 """A slow client's bytes are written after this time, however few they are."""
 _TURN = 4
 """Batches that a thread writes for one upload before others have their turn."""
-_COMMIT_BYTES = 128 * 2**20
-_COMMIT_S = 5.0
 _SILENCE_S = 60.0
 
 
@@ -44,7 +49,7 @@ _SILENCE_S = 60.0
 class Reception:
     """How a body ended: whole, or cut by the client, by another request, or by silence."""
 
-    end: Literal["whole", "cut", "interrupted", "silent"]
+    end: End
     n_bytes: int
 
 
@@ -52,49 +57,74 @@ class BodyReceiver:
     """Receives bodies for all uploads of a server.
 
     Args:
-        executor: threads that hash and write.
+        writers: threads that hash and write.
+        readers: threads that read sockets.
         silence_s: a connection that sends nothing for so long is given up.
     """
 
-    def __init__(self, executor: Executor, silence_s: float = _SILENCE_S) -> None:
-        self._executor = executor
+    def __init__(self, writers: Executor, readers: Executor, silence_s: float = _SILENCE_S) -> None:
+        self._writers = writers
+        self._readers = readers
         self._silence_s = silence_s
         self._n_active = 0
 
     async def receive(
-        self, receive: Receive, file: UploadFile, hold: Hold, limit: int, check: Any = None
+        self, body: Receive | TakenBody, file: UploadFile, hold: Hold, limit: int, check: Any = None
     ) -> Reception:
         """Append a body to ``file``; nothing of it is committed with ``check``.
 
         Without ``check``, what has come is committed now and then, and finally by the caller.
 
         Args:
-            receive: the request's messages (ASGI).
+            body: the request's messages (ASGI), or what was taken from its connection.
             file: open upload.
             hold: the lock of the upload; whoever interrupts it ends this body.
-            limit: most bytes that may come.
+            limit: most bytes that may come; what was taken is known to have no more.
             check: a hash of this body alone.
 
         Raises:
             TusError: 413, when more bytes come.
         """
+        if isinstance(body, TakenBody):
+            return await self._pump(body, file, hold, check)
         self._n_active += 1
-        feed = _Feed(self._executor, file, check, self._batch_bytes())
-        scope = anyio.CancelScope()
-        watch = _Watch(scope, self._silence_s)
-        hold.interrupt = scope.cancel
-        end: Literal["whole", "cut", "interrupted", "silent"] = "interrupted"
         try:
-            with scope:
-                if hold.is_interrupted:
-                    scope.cancel()
+            return await self._gather(body, file, hold, limit, check)
+        finally:
+            self._n_active -= 1
+
+    async def _pump(self, body: TakenBody, file: UploadFile, hold: Hold, check: Any) -> Reception:
+        """Threads move bytes while they come; the event loop waits for more."""
+        pump = SocketPump(body, file, self._writers, check)
+        end: End = "interrupted"
+        try:
+            with _interruptible(hold, pump.stop):
+                while True:
+                    state = await outlast(
+                        asyncio.get_running_loop().run_in_executor(self._readers, pump.run)
+                    )
+                    if state == "dry":
+                        if not await _readable(body, self._silence_s):
+                            end = "silent"
+                            break
+                    elif state != "turn":
+                        end = state
+                        break
+        finally:
+            await outlast(asyncio.ensure_future(pump.finish()))
+        return Reception(end, pump.n_bytes)
+
+    async def _gather(
+        self, receive: Receive, file: UploadFile, hold: Hold, limit: int, check: Any
+    ) -> Reception:
+        feed = _Feed(self._writers, file, check, self._batch_bytes())
+        end: End = "interrupted"
+        try:
+            with _interruptible(hold) as scope, _Watch(scope, self._silence_s) as watch:
                 end = await _drain(receive, feed, watch, limit)
-            if scope.cancelled_caught and watch.is_silent:
+            if watch.is_silent and end == "interrupted":
                 end = "silent"
         finally:
-            hold.interrupt = None
-            watch.stop()
-            self._n_active -= 1
             await feed.finish()
         return Reception(end, feed.n_bytes)
 
@@ -103,21 +133,39 @@ class BodyReceiver:
         return max(_LEAST_BATCH_BYTES, min(_BATCH_BYTES, share))
 
 
-async def outlast(future: "asyncio.Future[Result]") -> Result:
-    """The result of work that must end before anything else may happen to its files.
+@contextmanager
+def _interruptible(
+    hold: Hold, stop: Callable[[], None] | None = None
+) -> Iterator[anyio.CancelScope]:
+    """End what is inside, without an error, once somebody else wants the upload."""
+    with anyio.CancelScope() as scope:
 
-    A cancellation is not lost: it goes on once the work has ended.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
+        def interrupt() -> None:
+            if stop is not None:
+                stop()
+            scope.cancel()
+
+        hold.interrupt = interrupt
         try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        future.exception()  # looked at, so that nobody complains that it was not
-        raise cancelled
-    return future.result()
+            if hold.is_interrupted:
+                interrupt()
+            yield scope
+        finally:
+            hold.interrupt = None
+
+
+async def _readable(body: TakenBody, timeout_s: float) -> bool:
+    """Wait until something comes, or the other side has gone; whether it did in time."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(body.socket, ready.set)
+    try:
+        await asyncio.wait_for(ready.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(body.socket)
+    return True
 
 
 async def _drain(
@@ -160,8 +208,7 @@ class _Feed:
         self._writer: Future[None] | None = None
         self._is_writing = False
         self._error: BaseException | None = None
-        self._behind: Future[None] | None = None
-        self._committed_at = time.monotonic()
+        self._disk = Follower(executor, DiskSync(file, may_commit=check is None).follow)
         self.n_bytes = 0
 
     def add(self, piece: bytes) -> bool:
@@ -208,8 +255,7 @@ class _Feed:
                 await asyncio.wrap_future(writer)
                 if writer is self._writer:
                     break
-            if self._behind is not None:
-                await asyncio.wrap_future(self._behind)
+            await self._disk.finish()
         if self._error is not None:
             raise self._error
 
@@ -237,20 +283,7 @@ class _Feed:
     def _write_batch(self, pieces: list[bytes]) -> None:
         self._file.write(pieces, self._check)
         # The disk follows in a thread of its own: it is slower than the cache, and nobody waits.
-        if self._behind is None or self._behind.done():
-            if self._behind is not None:
-                self._behind.result()
-            self._behind = self._executor.submit(self._follow)
-
-    def _follow(self) -> None:
-        now = time.monotonic()
-        is_much = self._file.end - self._file.offset >= _COMMIT_BYTES
-        is_late = now - self._committed_at > _COMMIT_S
-        if self._check is None and (is_much or is_late):
-            self._file.commit()
-            self._committed_at = now
-        else:
-            self._file.begin_commit()
+        self._disk.nudge()
 
 
 class _Watch:
@@ -271,5 +304,8 @@ class _Watch:
         self.is_fresh = False
         self._timer = asyncio.get_running_loop().call_later(self._silence_s, self._look)
 
-    def stop(self) -> None:
+    def __enter__(self) -> "_Watch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()

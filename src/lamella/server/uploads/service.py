@@ -10,8 +10,6 @@ import asyncio
 import logging
 import os
 import shutil
-import sys
-import threading
 import time
 import uuid
 from collections import OrderedDict
@@ -48,7 +46,7 @@ from lamella.server.uploads.rows import (
     update_upload,
 )
 from lamella.server.uploads.space import Space, SpaceLimits
-from lamella.server.uploads.writer import outlast
+from lamella.server.uploads.threads import make_threads, outlast
 from lamella.wire.problem import Problem
 
 __all__ = ["NewUpload", "Uploads", "VolumeMaker"]
@@ -57,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_NICENESS = 10
 _MAX_HASHES = 4096
 _MAX_OWNERS = 100_000
 _RENEW_SHARE = 0.9
@@ -126,8 +123,8 @@ class Uploads:
         self._expiry_s = expiry_s
         self._clock = clock
         n_cores = os.cpu_count() or 1
-        self._threads = _threads(min(32, 4 * n_cores), "upload")
-        self._readers = _threads(min(16, 2 * n_cores), "upload-read")
+        self._threads = make_threads(min(32, 4 * n_cores), "upload")
+        self._readers = make_threads(min(16, 2 * n_cores), "upload-read")
         self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
         self._receiver = BodyReceiver(self._threads, self._readers)
         self._locks = UploadLocks()
@@ -529,13 +526,3 @@ class Uploads:
         for path in self.folder.iterdir():
             if path.name not in known and self._clock() - path.stat().st_mtime > _ORPHAN_S:
                 self._drop(path.name)
-
-
-def _threads(n_threads: int, name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix=name, initializer=_step_back)
-
-
-def _step_back() -> None:
-    """Let hashing and writing wait for the event loop: many uploads must not slow down answers."""
-    if sys.platform == "linux":  # where a priority is a thread's, not a process's
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,325 @@
+"""Bodies that a thread reads from their socket: whole, cut, silent, taken over, checked."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import socket
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.server.body import TakenBody
+from lamella.server.uploads import pump as pump_module
+from lamella.server.uploads.file import (
+    DATA_NAME,
+    RunningHash,
+    UploadFile,
+    committed_offset,
+    create_folder,
+)
+from lamella.server.uploads.locks import Hold, UploadLocks
+from lamella.server.uploads.receive import BodyReceiver
+
+
+class Owner:
+    """Stands where the connection is: what it is told when a body ends."""
+
+    n_left = None
+
+    def give_back(self, n_left):
+        self.n_left = n_left
+
+
+class Sender:
+    """The other end of a connection; what is sent lies in its buffer until it is read."""
+
+    opened: ClassVar[list[socket.socket]] = []
+
+    def __init__(self, n_bytes, first=b""):
+        self.socket, inside = socket.socketpair()
+        self.opened += [self.socket, inside]
+        inside.setblocking(False)
+        self.owner = Owner()
+        self.body = TakenBody(self.owner, inside, first, n_bytes - len(first))
+
+    def send(self, *pieces, end=None):
+        """Send in a thread of its own, as a client does."""
+
+        def work():
+            for piece in pieces:
+                self.socket.sendall(piece)
+            if end is not None:
+                end(self.socket)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    while Sender.opened:
+        Sender.opened.pop().close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "upload"
+    create_folder(path)
+    return path
+
+
+@pytest.fixture
+def receiver():
+    with ThreadPoolExecutor(2) as writers, ThreadPoolExecutor(2) as readers:
+        yield BodyReceiver(writers, readers, silence_s=5.0)
+
+
+@pytest.fixture(params=["splice", "buffer", "refused"])
+def way(request, monkeypatch):
+    """How bytes get to the file: through a pipe, a buffer, or a pipe that the file refuses."""
+    if request.param != "buffer" and not hasattr(os, "splice"):
+        pytest.skip("this system has no splice")
+    if request.param == "buffer":
+        monkeypatch.delattr(os, "splice", raising=False)
+    if request.param == "refused":
+        splice = os.splice
+
+        def refuse(source, target, n_bytes, **options):
+            if "offset_dst" in options:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return splice(source, target, n_bytes, **options)
+
+        monkeypatch.setattr(os, "splice", refuse)
+    return request.param
+
+
+def receive(receiver, folder, sender, check=None, running=None):
+    async def whole():
+        with UploadFile(folder, running) as file:
+            got = await receiver.receive(sender.body, file, Hold(), 2**40, check)
+            return got, file.commit()
+
+    return asyncio.run(whole())
+
+
+def hash_of(running, folder, size):
+    running.catch_up(folder / DATA_NAME, lambda: size)
+    return running.hexdigest()
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_a_whole_body(receiver, folder, way, is_checked):
+    body = random.Random(1).randbytes(5_000_011)
+    sender = Sender(len(body), body[:77])
+    sender.send(body[77:])
+    check = hashlib.sha1(usedforsecurity=False) if is_checked else None
+    running = RunningHash()
+    got, offset = receive(receiver, folder, sender, check, running)
+    assert (got.end, got.n_bytes, offset) == ("whole", len(body), len(body))
+    assert (folder / DATA_NAME).read_bytes() == body
+    assert hash_of(running, folder, offset) == hashlib.sha256(body).hexdigest()
+    if check is not None:
+        assert check.digest() == hashlib.sha1(body, usedforsecurity=False).digest()
+    assert sender.owner.n_left == 0
+
+
+def test_what_follows_the_body_stays_in_the_socket(receiver, folder, way):
+    sender = Sender(1000)
+    sender.send(bytes(1000) + b"GET / HTTP/1.1\r\n")
+    with socket.fromfd(sender.body.socket.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as same:
+        receive(receiver, folder, sender)
+        assert same.recv(100) == b"GET / HTTP/1.1\r\n"
+    assert (folder / DATA_NAME).read_bytes() == bytes(1000)
+
+
+def reset(one):
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset])
+def test_a_cut_body_keeps_what_came(receiver, folder, way, end):
+    sender = Sender(1000, b"ab")
+    sender.send(b"cde", end=end)
+    got, offset = receive(receiver, folder, sender)
+    assert (got.end, offset) == ("cut", 5)
+    assert (folder / DATA_NAME).read_bytes() == b"abcde"
+    assert sender.owner.n_left == 995
+
+
+def test_a_reset_over_tcp_is_a_cut(receiver, folder, way):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        inside, _ = listener.accept()
+    inside.setblocking(False)
+    body = TakenBody(Owner(), inside, b"", 100)
+    reset(client)
+    sender = Sender(0)
+    sender.body = body
+    got, offset = receive(receiver, folder, sender)
+    assert (got.end, offset) == ("cut", 0)
+
+
+def test_a_silent_connection_is_given_up(folder, way):
+    sender = Sender(1000)
+    sender.send(b"abc")
+    with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
+        got, offset = receive(BodyReceiver(writers, readers, silence_s=0.05), folder, sender)
+    assert (got.end, offset) == ("silent", 3)
+
+
+def test_more_bodies_than_threads_that_all_wait_for_their_clients(tmp_path, way):
+    """A slow client holds no thread: with one thread, the last of five is served first."""
+
+    async def whole():
+        with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
+            receiver = BodyReceiver(writers, readers)
+            senders, tasks, files = [], [], []
+            for number in range(5):
+                create_folder(tmp_path / str(number))
+                files.append(UploadFile(tmp_path / str(number)))
+                senders.append(Sender(6))
+                body = receiver.receive(senders[-1].body, files[-1], Hold(), 6)
+                tasks.append(asyncio.create_task(body))
+            for sender in senders:
+                sender.socket.sendall(b"abc")
+            await asyncio.sleep(0.1)
+            for sender, task in zip(reversed(senders), reversed(tasks), strict=True):
+                sender.socket.sendall(b"def")
+                got = await asyncio.wait_for(task, 5)
+                assert got.end == "whole"
+            for file in files:
+                file.commit()
+                file.close()
+
+    asyncio.run(whole())
+    for number in range(5):
+        assert (tmp_path / str(number) / DATA_NAME).read_bytes() == b"abcdef"
+
+
+def test_bodies_take_turns(tmp_path, way, monkeypatch):
+    """A fast client does not keep the only thread to itself."""
+    monkeypatch.setattr(pump_module, "_TURN_BYTES", 2**16)
+    monkeypatch.setattr(pump_module, "_STEP_BYTES", 2**14)
+    bodies = [random.Random(n).randbytes(10**6 + n) for n in range(4)]
+    ended = []
+
+    async def send(receiver, number):
+        create_folder(tmp_path / str(number))
+        sender = Sender(len(bodies[number]))
+        sender.send(bodies[number])
+        running = RunningHash()
+        with UploadFile(tmp_path / str(number), running) as file:
+            got = await receiver.receive(sender.body, file, Hold(), 2**30)
+            ended.append(file.end)
+            file.commit()
+        assert got.end == "whole"
+        return hash_of(running, tmp_path / str(number), len(bodies[number]))
+
+    async def whole():
+        with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
+            receiver = BodyReceiver(writers, readers)
+            return await asyncio.gather(*(send(receiver, number) for number in range(4)))
+
+    hashes = asyncio.run(whole())
+    assert hashes == [hashlib.sha256(body).hexdigest() for body in bodies]
+    for number, body in enumerate(bodies):
+        assert (tmp_path / str(number) / DATA_NAME).read_bytes() == body
+
+
+def test_the_next_request_takes_over_from_one_that_still_sends(folder, way):
+    """The newest request wins, and what the one before had sent is kept."""
+
+    async def send(locks, receiver, sender, seen):
+        async with locks.hold("u") as hold:
+            with UploadFile(folder) as file:
+                seen.append(file.offset)
+                got = await receiver.receive(sender.body, file, hold, 2**30)
+                file.commit()
+                return got.end
+
+    async def whole():
+        with ThreadPoolExecutor(2) as writers, ThreadPoolExecutor(2) as readers:
+            locks, receiver = UploadLocks(patience_s=5), BodyReceiver(writers, readers)
+            seen: list[int] = []
+            dead, alive = Sender(10), Sender(2)
+            dead.socket.sendall(b"abc")
+            alive.socket.sendall(b"de")
+            first = asyncio.create_task(send(locks, receiver, dead, seen))
+            await asyncio.sleep(0.1)
+            second = asyncio.create_task(send(locks, receiver, alive, seen))
+            ends = await asyncio.wait_for(asyncio.gather(first, second), 5)
+            return ends, seen, dead.owner.n_left
+
+    assert asyncio.run(whole()) == (["interrupted", "whole"], [0, 3], 7)
+    assert (folder / DATA_NAME).read_bytes() == b"abcde"
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_of_it_is_safe(receiver, folder, monkeypatch):
+    def fail(self, pipe, n_bytes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(UploadFile, "append_from", fail)
+    monkeypatch.setattr(UploadFile, "append", lambda self, pieces: fail(self, None, 0))
+    sender = Sender(10)
+    sender.send(b"0123456789")
+    with pytest.raises(OSError, match="No space"):
+        receive(receiver, folder, sender)
+    assert committed_offset(folder) == 0
+    assert sender.body.socket.fileno() == -1
+
+
+def test_the_hash_of_a_cut_and_discarded_body_is_that_of_the_kept_bytes(receiver, folder, way):
+    """A thread may still hash what is thrown away."""
+    kept, thrown = random.Random(2).randbytes(700_000), random.Random(3).randbytes(900_000)
+    running = RunningHash()
+
+    async def whole():
+        for body, keep in [(kept, True), (thrown, False), (thrown, False)]:
+            sender = Sender(len(body))
+            sender.send(body)
+            with UploadFile(folder, running) as file:
+                await receiver.receive(sender.body, file, Hold(), 2**30)
+                if keep:
+                    file.commit()
+                else:
+                    file.discard()
+
+    asyncio.run(whole())
+    assert (folder / DATA_NAME).read_bytes() == kept
+    assert hash_of(running, folder, len(kept)) == hashlib.sha256(kept).hexdigest()
+
+
+@given(
+    sizes=st.lists(st.integers(0, 40_000), min_size=1, max_size=8),
+    first=st.integers(0, 3000),
+    step=st.sampled_from([1000, 4096, 2**20]),
+    seed=st.integers(0, 2**16),
+)
+def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, step, seed):
+    """Moved = sent, however it came."""
+    pieces = [random.Random(seed + n).randbytes(size) for n, size in enumerate(sizes)]
+    body = random.Random(seed).randbytes(first) + b"".join(pieces) + b"."
+    folder = tmp_path_factory.mktemp("pump") / "upload"
+    create_folder(folder)
+    sender = Sender(len(body), body[:first])
+    sender.send(*pieces, b".")
+    running = RunningHash()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pump_module, "_STEP_BYTES", step)
+        with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
+            got, offset = receive(BodyReceiver(writers, readers), folder, sender, None, running)
+    while Sender.opened:
+        Sender.opened.pop().close()
+    assert (got.end, offset) == ("whole", len(body))
+    assert (folder / DATA_NAME).read_bytes() == body
+    assert hash_of(running, folder, offset) == hashlib.sha256(body).hexdigest()
