@@ -72,8 +72,12 @@ class ClusterOptions:
         return int(self.options.get("maximum", 1)) if self.kind else 0
 
 
-def connect(options: ClusterOptions, address: str | None = None, security: Any = None) -> Any:
+def connect(options: ClusterOptions, cluster: Any = None) -> Any:
     """A :class:`distributed.Client` that is no process-wide default.
+
+    Args:
+        options: name the scheduler, and the certificates that it wants.
+        cluster: of :func:`start_cluster`, whose own ones are taken instead.
 
     Raises:
         InputError: when it wants certificates.
@@ -81,11 +85,11 @@ def connect(options: ClusterOptions, address: str | None = None, security: Any =
         MissingDependencyError: when Dask is not installed here.
     """
     distributed = _distributed()
-    target = address or options.scheduler
+    target = options.scheduler if cluster is None else cluster.scheduler_address
     try:
         return distributed.Client(
             target,
-            security=security or _security(options),
+            security=getattr(cluster, "security", None) or _security(options),
             timeout=_CONNECT_S,
             set_as_default=False,
             name=f"lamella-{options.name}",

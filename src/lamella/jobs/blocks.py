@@ -23,7 +23,7 @@ from typing import Any
 
 from lamella.core.errors import InputError, RunError
 from lamella.jobs.batch_system import ClusterOptions, connect, start_cluster
-from lamella.jobs.process import available_cores
+from lamella.jobs.process import available_cores, end_with_parent
 
 __all__ = [
     "MAX_LOSSES",
@@ -39,7 +39,6 @@ __all__ = [
 MAX_LOSSES = 3
 TICK_S = 0.2
 """How often a runner looks for answers."""
-_PR_SET_PDEATHSIG = 1
 
 Answer = tuple[int, Any]
 """Number of a task, and what its function returned, or the error."""
@@ -124,11 +123,7 @@ class DaskBlocks:
     def __init__(self, options: ClusterOptions) -> None:
         self.options = options
         self._cluster = start_cluster(options) if options.kind else None
-        self._client = (
-            connect(options)
-            if self._cluster is None
-            else connect(options, self._cluster.scheduler_address, self._cluster.security)
-        )
+        self._client = connect(options, self._cluster)
 
     @property
     def n_workers(self) -> int:
@@ -214,15 +209,10 @@ def lost_worker() -> RunError:
 
 def _begin(n_threads: int, parent: int) -> None:
     """Set a new worker up, before it imports anything that counts cores."""
-    import ctypes
     import signal
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(n_threads)  # noqa: TID251 - a worker's own, not a setting
     # Ctrl-C is the parent's affair: it asks the workers to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    library = ctypes.CDLL(None)
-    if hasattr(library, "prctl"):
-        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    end_with_parent(parent)

@@ -25,7 +25,7 @@ from lamella.core.errors import RunError, ServerConnectionError
 from lamella.jobs.attempt import Outcome, Work, ask_to_stop, attempt_path, claim_attempt
 from lamella.jobs.batch_system import ClusterOptions, connect, start_cluster
 from lamella.jobs.cluster_worker import TOPIC, cancel_here, leave, run_on_worker
-from lamella.jobs.executor import Report, WorkerFact
+from lamella.jobs.executor import Report, ReportQueue, WorkerFact, worker_stopped
 from lamella.wire.problem import Problem
 
 __all__ = ["ClusterExecutor", "ClusterOptions"]
@@ -79,7 +79,7 @@ class ClusterExecutor:
         self.options = options
         self._lock = threading.RLock()
         self._tasks: dict[Key, _Task] = {}
-        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._reports = ReportQueue()
         self._chores: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._workers: dict[str, Any] = {}
         self._is_closed = False
@@ -168,25 +168,18 @@ class ClusterExecutor:
             if task.kill_at is None:
                 grace_s = self.options.grace_s
                 task.kill_at = time.monotonic() + grace_s
-                task.verdict = _problem(f"it had not stopped after {grace_s:g} s")
+                task.verdict = worker_stopped(f"it had not stopped after {grace_s:g} s")
             self._chores.put(partial(self._call_back, task))
         with suppress(OSError):
             ask_to_stop(task.work.folder, attempt)
 
     def poll(self, timeout_s: float) -> Sequence[Report]:
         """Wait for reports; several events of one attempt are one report."""
-        reports: dict[tuple[str, int, str], Report] = {}
-        with suppress(queue.Empty):
-            first = self._reports.get(timeout=timeout_s) if timeout_s > 0 else None
-            while True:
-                if first is not None:
-                    reports.setdefault((first.job_id, first.attempt, first.kind), first)
-                first = self._reports.get_nowait()
-        return list(reports.values())
+        return self._reports.poll(timeout_s)
 
     def wake(self) -> None:
         """Let a waiting :meth:`poll` return."""
-        self._reports.put(None)
+        self._reports.wake()
 
     def workers(self) -> Sequence[WorkerFact]:
         """The workers that the scheduler knows."""
@@ -228,11 +221,7 @@ class ClusterExecutor:
     # --- The connection -----------------------------------------------------------------------
 
     def _connect(self) -> Any:
-        if self._cluster is None:
-            client = connect(self.options)
-        else:
-            address = self._cluster.scheduler_address
-            client = connect(self.options, address, getattr(self._cluster, "security", None))
+        client = connect(self.options, self._cluster)
         client.subscribe_topic(TOPIC, self._hear)
         client.subscribe_topic("all", self._hear_scheduler)
         self._workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -278,7 +267,7 @@ class ClusterExecutor:
         elif task.kill_at is not None and now >= task.kill_at:
             self._kill(task)
         elif task.future.cancelled():
-            self._conclude(task, _problem("somebody took it away from the scheduler"))
+            self._conclude(task, worker_stopped("somebody took it away from the scheduler"))
 
     def _reconnect(self) -> None:
         """A scheduler that comes back may still have our tasks; one that is new has not."""
@@ -297,7 +286,7 @@ class ClusterExecutor:
             try:
                 self._take(task.work, client.get_dataset(task.name))
             except KeyError:
-                self._conclude(task, _problem("the scheduler was started anew"))
+                self._conclude(task, worker_stopped("the scheduler was started anew"))
 
     def _publish(self, name: str, future: Any) -> None:
         self._client.publish_dataset(**{name: future}, override=True)
@@ -362,17 +351,20 @@ class ClusterExecutor:
                 or (task.name in names and _has_begun(task.work))
             ]
         for task in gone:
-            self._conclude(task, _problem("its worker of the cluster is gone"))
+            self._conclude(task, worker_stopped("its worker of the cluster is gone"))
 
     def _done(self, task: _Task, future: Any) -> None:
         """Dask is done with a task, whatever that means."""
+        if future.cancelled():
+            # By us, or the connection is being closed, and would answer no question any more.
+            return
         try:
             outcome: Outcome = future.result(timeout=5.0)
         except (CancelledError, TimeoutError):
             # Called back by us, or the connection has gone: then the task is looked for again.
             return
         except Exception as error:  # noqa: BLE001 - whatever Dask raises
-            self._conclude(task, _problem(f"{type(error).__name__}: {error}"))
+            self._conclude(task, worker_stopped(f"{type(error).__name__}: {error}"))
             return
         self._conclude(task, outcome.problem, outcome)
 
@@ -388,7 +380,7 @@ class ClusterExecutor:
         if is_over or Outcome.read(task.work.folder, task.work.attempt) is not None:
             self._reports.put(Report(*task.key, "outcome", outcome=outcome))
         else:
-            lost = task.verdict or problem or _problem("its worker is gone")
+            lost = task.verdict or problem or worker_stopped("its worker is gone")
             self._reports.put(Report(*task.key, "lost", lost))
         self._chores.put(partial(self._forget, task.name, task.future))
 
@@ -431,14 +423,6 @@ def _tags(work: Work) -> dict[str, float]:
 
 def _has_begun(work: Work) -> bool:
     return attempt_path(work.folder, work.attempt).exists()
-
-
-def _problem(why: str) -> Problem:
-    return Problem(
-        code="run_failed",
-        message=f"the worker stopped: {why}",
-        hint="what is finished is kept: the next attempt goes on from there",
-    )
 
 
 def _nothing() -> None:

@@ -7,6 +7,8 @@ changes nothing but when somebody looks.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -14,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 from lamella.jobs.attempt import Outcome, Work
 from lamella.wire.problem import Problem
 
-__all__ = ["Executor", "Report", "WorkerFact"]
+__all__ = ["Executor", "Report", "ReportQueue", "WorkerFact", "worker_stopped"]
 
 ReportKind = Literal["events", "outcome", "lost", "failed"]
 
@@ -38,6 +40,41 @@ class Report:
     kind: ReportKind
     problem: Problem | None = None
     outcome: Outcome | None = None
+
+
+class ReportQueue:
+    """Reports on their way from an executor's threads to whoever polls it."""
+
+    def __init__(self) -> None:
+        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+
+    def put(self, report: Report) -> None:
+        """Add a report."""
+        self._reports.put(report)
+
+    def poll(self, timeout_s: float) -> Sequence[Report]:
+        """Wait for reports; several events of one attempt are one report."""
+        reports: dict[tuple[str, int, str], Report] = {}
+        with contextlib.suppress(queue.Empty):
+            first = self._reports.get(timeout=timeout_s) if timeout_s > 0 else None
+            while True:
+                if first is not None:
+                    reports.setdefault((first.job_id, first.attempt, first.kind), first)
+                first = self._reports.get_nowait()
+        return list(reports.values())
+
+    def wake(self) -> None:
+        """Let a waiting :meth:`poll` return."""
+        self._reports.put(None)
+
+
+def worker_stopped(why: str) -> Problem:
+    """What is said of an attempt whose worker did not come to its end."""
+    return Problem(
+        code="run_failed",
+        message=f"the worker stopped: {why}",
+        hint="what is finished is kept: the next attempt goes on from there",
+    )
 
 
 @dataclass(frozen=True, slots=True)

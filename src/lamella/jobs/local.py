@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections import defaultdict
@@ -20,7 +19,7 @@ from typing import Any
 
 from lamella.core.errors import InputError, RunError
 from lamella.jobs.attempt import Outcome, Work, ask_to_stop
-from lamella.jobs.executor import Report, WorkerFact
+from lamella.jobs.executor import Report, ReportQueue, WorkerFact, worker_stopped
 from lamella.jobs.process import WorkerProcess, available_cores, resident_bytes
 from lamella.wire.problem import Problem
 
@@ -102,7 +101,7 @@ class LocalExecutor:
     def __init__(self, options: LocalOptions | None = None) -> None:
         self.options = options or LocalOptions()
         self._state = _State()
-        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._reports = ReportQueue()
         self._slots = [_make_slot(self.options, i) for i in range(self.options.n_workers)]
         self._attention = threading.Event()
         # Linux ends a child when the *thread* that started it ends: this one outlives them all.
@@ -183,7 +182,7 @@ class LocalExecutor:
             if slot.kill_at is None:
                 grace_s = self.options.grace_s
                 slot.kill_at = time.monotonic() + grace_s
-                slot.verdict = ("lost", _killed(f"it had not stopped after {grace_s:g} s"))
+                slot.verdict = ("lost", worker_stopped(f"it had not stopped after {grace_s:g} s"))
             folder = slot.work.folder
         self._attention.set()
         with contextlib.suppress(OSError):
@@ -191,18 +190,11 @@ class LocalExecutor:
 
     def poll(self, timeout_s: float) -> Sequence[Report]:
         """Wait for reports; several events of one attempt are one report."""
-        reports: dict[tuple[str, int, str], Report] = {}
-        with contextlib.suppress(queue.Empty):
-            first = self._reports.get(timeout=timeout_s) if timeout_s > 0 else None
-            while True:
-                if first is not None:
-                    reports.setdefault((first.job_id, first.attempt, first.kind), first)
-                first = self._reports.get_nowait()
-        return list(reports.values())
+        return self._reports.poll(timeout_s)
 
     def wake(self) -> None:
         """Let a waiting :meth:`poll` return."""
-        self._reports.put(None)
+        self._reports.wake()
 
     def workers(self) -> Sequence[WorkerFact]:
         """The workers of this machine."""
@@ -283,7 +275,7 @@ class LocalExecutor:
                 used = resident_bytes(process.pid)
                 if used > limit:
                     text = f"it used {used / 1e9:.1f} GB of memory, and may use {limit / 1e9:.1f}"
-                    slot.verdict, kill_at = ("failed", _killed(text)), now
+                    slot.verdict, kill_at = ("failed", worker_stopped(text)), now
             if kill_at is None:
                 return _TICK_S
             if now < kill_at:
@@ -306,7 +298,7 @@ class LocalExecutor:
                 return
             if message["type"] == "ready":
                 slot.is_ready, slot.n_failures = True, 0
-                self._reports.put(None)
+                self._reports.wake()
                 return
             work = slot.work
             key = (message["job_id"], message["attempt"])
@@ -315,7 +307,7 @@ class LocalExecutor:
             if message["type"] == "events":
                 self._reports.put(Report(*key, "events"))
             else:
-                self._conclude(slot, _killed(f"it could not work: {message['status']}"))
+                self._conclude(slot, worker_stopped(f"it could not work: {message['status']}"))
 
     def _bury(self, slot: _Slot, process: WorkerProcess, words: str) -> None:
         """A worker is gone: say what became of its attempt, and let another take its place."""
@@ -326,7 +318,7 @@ class LocalExecutor:
                 self._postpone(slot, words)
             slot.process, slot.is_ready = None, False
             if slot.work is not None:
-                self._conclude(slot, _killed(words))
+                self._conclude(slot, worker_stopped(words))
         self._attention.set()
 
     def _postpone(self, slot: _Slot, words: str) -> float:
@@ -365,11 +357,3 @@ def _make_slot(options: LocalOptions, index: int) -> _Slot:
         # Libraries that count cores instead of reading variables (OpenVINO) are held to it too.
         own = tuple(cores[(index * n_threads + i) % len(cores)] for i in range(n_threads))
     return _Slot(index, resources, environment, own)
-
-
-def _killed(why: str) -> Problem:
-    return Problem(
-        code="run_failed",
-        message=f"the worker stopped: {why}",
-        hint="what is finished is kept: the next attempt goes on from there",
-    )

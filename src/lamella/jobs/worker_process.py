@@ -42,13 +42,12 @@ from typing import IO, Any
 
 from lamella.jobs.attempt import Work
 from lamella.jobs.printing import printing_to_log
+from lamella.jobs.process import end_with_parent
 
 __all__ = ["main"]
 
 _NICENESS = 5
 """Answers of the server come first; on a machine with cores to spare it changes nothing."""
-
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 class _Worker:
@@ -67,7 +66,7 @@ class _Worker:
         set_up = json.loads(self._orders.readline() or b"{}")
         if not set_up:
             return
-        _end_with_parent(int(set_up["parent"]))
+        end_with_parent(int(set_up["parent"]))
         _be_first_to_go()
         os.nice(_NICENESS)
         os.environ.update(set_up["environment"])  # noqa: TID251 - this process is its own
@@ -120,17 +119,6 @@ class _Worker:
                     line = line[os.write(self._answers, line) :]
             except OSError:
                 os._exit(0)
-
-
-def _end_with_parent(parent: int) -> None:
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-    # It may have died between our start and this line.
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _be_first_to_go() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import ipaddress
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamella.testing.executor import wait_for
+from lamella.testing.processes import ending_with_parent
 
 __all__ = ["Certificates", "DaskSite", "make_certificates", "run_dask"]
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class DaskSite:
                 ],
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=ending_with_parent(),
             )
         self.processes.append(process)
         return process
@@ -134,11 +131,6 @@ def run_dask(
         yield site
     finally:
         site.stop()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def make_certificates(folder: Path) -> Certificates:

@@ -4,7 +4,6 @@ Debian's package (``apt install postgresql``) is enough; no server that is runni
 PostgreSQL refuses to run as root: root starts it as the user ``postgres`` of the package.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -19,12 +18,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from lamella.core.errors import MissingDependencyError, RunError
+from lamella.testing.processes import ending_with_parent
 
 __all__ = ["PostgresServer", "find_programs", "run_postgres"]
 
 _USER = "lamella"
 _START_S = 60.0
-_PR_SET_PDEATHSIG = 1
 
 
 class PostgresServer:
@@ -155,12 +154,6 @@ def _start(
     if not is_durable:
         settings |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    library = ctypes.CDLL(None, use_errno=True) if hasattr(signal, "pthread_sigmask") else None
-
-    def die_with_parent() -> None:
-        if library is not None and hasattr(library, "prctl"):
-            library.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [programs / "postgres", "-D", folder / "data", *options],
@@ -168,7 +161,7 @@ def _start(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            preexec_fn=die_with_parent,
+            preexec_fn=ending_with_parent(signal.SIGINT),
             **_as_user(user),
         )
 

@@ -8,7 +8,6 @@ the thread that started it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -22,12 +21,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from lamella.core.errors import RunError
+from lamella.testing.processes import ending_with_parent
 
 __all__ = ["LiveServer", "run_server"]
 
 _START_S = 60.0
 _STOP_S = 40.0
-_PR_SET_PDEATHSIG = 1
 
 
 class LiveServer:
@@ -99,7 +98,7 @@ class LiveServer:
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=ending_with_parent(),
             )
         told = self._hear()
         self.url, self.fingerprint = told["url"], told["fingerprint"]
@@ -183,8 +182,3 @@ def _read_line(stream: IO[bytes], timeout_s: float) -> bytes:
                 return b""
             line += more
     return line
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
