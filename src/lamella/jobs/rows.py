@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -113,12 +113,6 @@ def read_job(connection: Connection, job_id: str, *, lock: bool = False) -> JobR
             f"there is no job {job_id!r}", hint="list the jobs: it may have been removed"
         )
     return record_of(row)
-
-
-def lock_jobs(connection: Connection, where: Sequence[sa.ColumnElement[bool]]) -> list[JobRecord]:
-    """The jobs that qualify, oldest first, locked."""
-    query = sa.select(jobs).where(*where).order_by(jobs.c.number).with_for_update()
-    return [record_of(row) for row in connection.execute(query).mappings()]
 
 
 def _value(name: str, job: JobRecord) -> Any:

@@ -40,12 +40,10 @@ class QueueView:
     Args:
         positions: of every queued job, from 1.
         etas_s: seconds until a queued job starts or a running one ends, where known.
-        time: when it was made, Unix seconds.
     """
 
     positions: Mapping[str, int]
     etas_s: Mapping[str, float]
-    time: float
 
     def position(self, job_id: str) -> int | None:
         """Jobs ahead in the queue, plus one; None for a job that does not wait."""
@@ -126,23 +124,21 @@ class ViewCache:
             queued = _queued(connection)
             running = _running(connection)
             held: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-            for row, _, _ in running:
+            for row, _ in running:
                 amount, n = held[row.owner]
                 held[row.owner] = (amount + size_of(row.resources), n + 1)
             owners = {row.owner for row in queued}
             shares = read_shares(connection, held, owners, self._limits, now)
-            durations = _durations(connection, [*queued, *(row for row, _, _ in running)])
+            durations = _durations(connection, [*queued, *(row for row, _ in running)])
         order = list(in_order(queued, shares))
-        remaining = {
-            row.id: _remaining_s(row, started, durations, now) for row, started, _ in running
-        }
-        occupied = [Occupied(row.resources, remaining[row.id]) for row, _, _ in running]
+        remaining = {row.id: _remaining_s(row, started, durations, now) for row, started in running}
+        occupied = [Occupied(row.resources, remaining[row.id]) for row, _ in running]
         planned = [Planned(row.id, row.resources, _expected_s(row, durations)) for row in order]
         etas: dict[str, float] = {
             job_id: seconds for job_id, seconds in remaining.items() if seconds is not None
         }
         etas |= plan_starts(planned, occupied, self._total(occupied))
-        return QueueView({row.id: n for n, row in enumerate(order, 1)}, etas, now)
+        return QueueView({row.id: n for n, row in enumerate(order, 1)}, etas)
 
     def _total(self, occupied: Iterable[Occupied]) -> dict[str, float]:
         total: defaultdict[str, float] = defaultdict(float)
@@ -173,12 +169,10 @@ def _queued(connection: Connection) -> list[_Row]:
     return [_row(row, parsed) for row in rows]
 
 
-def _running(connection: Connection) -> list[tuple[_Row, float | None, str]]:
+def _running(connection: Connection) -> list[tuple[_Row, float | None]]:
     parsed: dict[str, Mapping[str, float]] = {}
-    query = sa.select(*_COLUMNS, jobs.c.started, jobs.c.worker).where(
-        jobs.c.state.in_(ACTIVE_STATES)
-    )
-    return [(_row(row[:-2], parsed), row[-2], row[-1]) for row in connection.execute(query)]
+    query = sa.select(*_COLUMNS, jobs.c.started).where(jobs.c.state.in_(ACTIVE_STATES))
+    return [(_row(row[:-1], parsed), row[-1]) for row in connection.execute(query)]
 
 
 def _row(row: Any, parsed: dict[str, Mapping[str, float]]) -> _Row:

@@ -32,7 +32,7 @@ from lamella.jobs.files import try_lock, unlock_file
 from lamella.wire.event import ProgressEvent
 from lamella.wire.problem import Problem
 
-__all__ = ["JobContext", "JobFunction", "Outcome", "Work", "run_work"]
+__all__ = ["JobContext", "JobFunction", "run_work"]
 
 JobFunction = Callable[[dict[str, Any], "JobContext"], Mapping[str, Any] | None]
 
