@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from lamella.jobs.idle_blocks import IdleBlocks, idle_blocks
 from lamella.testing.block_work import run_idle
 from lamella.testing.blocks import BlockRunnerContract
 from lamella.testing.dask import run_dask
+from lamella.testing.executor import is_running
 
 WORK = "lamella.testing.block_work:work"
 
@@ -145,16 +145,6 @@ def test_no_scheduler_is_one_clear_error(monkeypatch):
         DaskBlocks(ClusterOptions(scheduler="tcp://127.0.0.1:9"))
 
 
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A zombie waits for its parent only.
-    with Path(f"/proc/{pid}/stat").open() as stream:
-        return stream.read().rpartition(")")[2].split()[0] != "Z"
-
-
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     code = (
         "from lamella.jobs.blocks import LocalBlocks\n"
@@ -173,7 +163,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         worker = int(ran.read_text())
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        while is_alive(worker):
+        while is_running(worker):
             assert time.monotonic() < end
             time.sleep(0.05)
     finally:

@@ -55,7 +55,7 @@ class TestQueueOnCluster(DispatcherContract):
     def test_a_job_goes_on_while_the_server_is_away_and_is_adopted(self, site):
         job_id = site.add("count", n=300, pause_s=0.005)
         with site.serving():
-            pid = pid_of(site.folder_of(job_id), None)
+            pid = pid_of(site.folder_of(job_id))
         assert site.store.get(job_id).state == "running"
         assert is_running(pid)
         with site.serving() as dispatcher:
@@ -66,7 +66,7 @@ class TestQueueOnCluster(DispatcherContract):
     def test_a_job_that_ended_while_the_server_was_away_is_adopted_too(self, site):
         job_id = site.add("count", n=40, pause_s=0.005)
         with site.serving():
-            pid_of(site.folder_of(job_id), None)
+            pid_of(site.folder_of(job_id))
         wait_for(lambda: Outcome.read(site.folder_of(job_id), 1) is not None, "the outcome")
         with site.serving():
             record = site.ended(job_id)
@@ -106,7 +106,7 @@ class TestSites:
                 wait_for(lambda: executor.capacity()["cpu"] == 1, "a worker")
                 port = int(site.address.rpartition(":")[2])
                 start(executor, tmp_path / "a", does.wait, limit_s=60.0)
-                pid = pid_of(tmp_path / "a", executor)
+                pid = pid_of(tmp_path / "a")
                 for process in reversed(site.processes):
                     process.send_signal(signal.SIGKILL)
                     process.wait()
@@ -194,7 +194,7 @@ def test_workers_come_as_jobs_of_a_batch_system_and_go(kind, tmp_path, monkeypat
         seen = Outcome.read(tmp_path / "a", 1).result
         assert seen["environment"]["OMP_NUM_THREADS"] == "2"
         start(executor, tmp_path / "b", does.wait)
-        pid_of(tmp_path / "b", executor)
+        pid_of(tmp_path / "b")
     finally:
         executor.close(5.0)
     assert Outcome.read(tmp_path / "b", 1).status == "cancelled"

@@ -135,7 +135,7 @@ class TestWorkers:
     def test_a_terminated_worker_stops_cleanly(self, jobs, closing, tmp_path):
         executor = closing(n_workers=1)
         job = jobs.begin(executor, tmp_path / "a", does.wait)
-        os.kill(pid_of(job, executor), signal.SIGTERM)
+        os.kill(pid_of(job), signal.SIGTERM)
         assert jobs.end_of(executor, job).kind == "outcome"
         assert Outcome.read(job, 1).status == "cancelled"
         wait_for(lambda: executor.capacity().get("cpu") == 1, "another worker")
@@ -149,7 +149,7 @@ class TestTheEnd:
     def test_closing_lets_attempts_stop_and_leaves_nobody(self, jobs, tmp_path):
         executor = ready(n_workers=2, n_threads=1)
         job = jobs.begin(executor, tmp_path / "a", does.wait)
-        pid_of(job, executor)
+        pid_of(job)
         pids = [fact.pid for fact in executor.workers()]
         executor.close(5.0)
         assert Outcome.read(job, 1).status == "cancelled"
@@ -160,7 +160,7 @@ class TestTheEnd:
     def test_closing_does_not_wait_for_who_ignores_it(self, jobs, tmp_path):
         executor = ready(n_workers=1, grace_s=60.0)
         job = jobs.begin(executor, tmp_path / "a", does.hold, hold_s=60.0)
-        pid = pid_of(job, executor)
+        pid = pid_of(job)
         began = time.monotonic()
         executor.close(0.3)
         assert time.monotonic() - began < 4.0
@@ -185,7 +185,7 @@ time.sleep(60)
         server = subprocess.Popen([sys.executable, "-c", program])
         try:
             (tmp_path / "a").mkdir()
-            pid = pid_of(tmp_path / "a", None)
+            pid = pid_of(tmp_path / "a")
             server.kill()
             server.wait()
             wait_for(lambda: not is_running(pid), "the end of the worker", 5.0)

@@ -46,7 +46,6 @@ class Round:
     objects_sha256: str = ""
     n_events: int = 0
     attempt: int = 0
-    n_resumed_uploads: int = 0
     elapsed_s: float = 0.0
     kills: list[str] = field(default_factory=list)
 
@@ -168,7 +167,6 @@ class ChaosClient:
             offset = int(self.ask("HEAD", place, headers=_TUS).headers["Upload-Offset"])
             assert offset >= acknowledged, f"{acknowledged - offset} acknowledged bytes are lost"
             acknowledged = self._send(place, content, offset, moments)
-            result.n_resumed_uploads += acknowledged < len(content)
         return self._volume(place)
 
     def _send(self, place: str, content: bytes, offset: int, moments: random.Random) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +129,6 @@ def _occupy(client: Client, image: Path, model: str) -> RemoteRun:
 
 
 def _sending(context: Any) -> Any:
-    from dataclasses import replace
-
     return replace(context, upload=replace(context.upload, can_skip=False))
 
 

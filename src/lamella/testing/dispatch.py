@@ -246,7 +246,7 @@ class DispatcherContract(ABC):
     def test_a_running_job_is_cancelled_and_retried(self, site: Site) -> None:
         job_id = site.add("count", n=400, pause_s=0.005)
         with site.serving() as dispatcher:
-            pid_of(site.folder_of(job_id), None)
+            pid_of(site.folder_of(job_id))
             site.store.cancel(job_id)
             dispatcher.changed(job_id)
             dispatcher.wake()
@@ -260,7 +260,7 @@ class DispatcherContract(ABC):
     def test_one_that_does_not_stop_is_cancelled_all_the_same(self, site: Site) -> None:
         job_id = site.add("hold", hold_s=30.0)
         with site.serving() as dispatcher:
-            pid = pid_of(site.folder_of(job_id), None)
+            pid = pid_of(site.folder_of(job_id))
             site.store.cancel(job_id)
             dispatcher.wake()
             assert site.ended(job_id).state == "cancelled"
@@ -293,7 +293,7 @@ class DispatcherContract(ABC):
     def test_a_server_that_is_stopped_puts_jobs_back_or_lets_them_go_on(self, site: Site) -> None:
         job_id = site.add("count", n=300, pause_s=0.005)
         with site.serving():
-            pid_of(site.folder_of(job_id), None)
+            pid_of(site.folder_of(job_id))
         record = site.store.get(job_id)
         assert record.state in ("queued", "running")
         assert record.n_interruptions == 0
@@ -361,7 +361,7 @@ class DispatcherContract(ABC):
         job_id = site.add("wait", limit_s=30.0)
         with site.serving() as dispatcher:
             folder = site.folder_of(job_id)
-            pid_of(folder, None)
+            pid_of(folder)
             site.store.cancel(job_id)
             site.store.stopped(job_id, 1)
             wait_for(lambda: Outcome.read(folder, 1) is not None, "the end of the work")

@@ -109,9 +109,8 @@ class ExecutorContract(ABC):
     ) -> None:
         job = self.begin(executor, tmp_path / "a", does.count, n=25)
         report = self.end_of(executor, job)
-        outcome = Outcome.read(job, 1)
+        outcome = outcome_of(job)
         assert report.kind == "outcome"
-        assert outcome is not None
         assert (outcome.status, outcome.result) == ("finished", {"n": 25, "began_at": 0})
         assert outcome.n_log_bytes == attempt_path(job, 1).stat().st_size
         log = JobLog(job)
@@ -144,8 +143,7 @@ class ExecutorContract(ABC):
     ) -> None:
         job = self.begin(executor, tmp_path / "a", does.fail, how=how)
         assert self.end_of(executor, job).kind == "outcome"
-        outcome = Outcome.read(job, 1)
-        assert outcome is not None
+        outcome = outcome_of(job)
         assert outcome.status == "failed"
         assert outcome.problem is not None
         assert outcome.problem.code == code
@@ -158,8 +156,7 @@ class ExecutorContract(ABC):
         job = tmp_path / "a"
         executor.start(Work(id_of(job), 1, "test", "lamella.jobs:nowhere", {}, job))
         self.end_of(executor, job)
-        outcome = Outcome.read(job, 1)
-        assert outcome is not None
+        outcome = outcome_of(job)
         assert outcome.status == "failed"
 
     def test_what_is_printed_lies_in_the_log_of_the_attempt(
@@ -212,21 +209,20 @@ class ExecutorContract(ABC):
         self, executor: Executor, tmp_path: Path
     ) -> None:
         job = self.begin(executor, tmp_path / "a", does.wait)
-        pid_of(job, executor)
+        pid_of(job)
         began = time.monotonic()
         executor.cancel(id_of(job), 1)
         report = self.end_of(executor, job)
         assert time.monotonic() - began < self.grace_s + 0.5
-        outcome = Outcome.read(job, 1)
+        outcome = outcome_of(job)
         assert report.kind == "outcome"
-        assert outcome is not None
         assert outcome.status == "cancelled"
 
     def test_one_that_ignores_it_is_killed_and_replaced(
         self, executor: Executor, tmp_path: Path
     ) -> None:
         job = self.begin(executor, tmp_path / "a", does.hold, hold_s=_LONG_S)
-        pid = pid_of(job, executor)
+        pid = pid_of(job)
         executor.cancel(id_of(job), 1)
         report = self.end_of(executor, job)
         assert report.kind == "lost"
@@ -244,8 +240,7 @@ class ExecutorContract(ABC):
         job = self.begin(executor, tmp_path / "a", does.count, n=3, pause_s=0.05)
         executor.cancel(id_of(job), 7)
         self.end_of(executor, job)
-        outcome = Outcome.read(job, 1)
-        assert outcome is not None
+        outcome = outcome_of(job)
         assert outcome.status == "finished"
 
     # --- Killing ------------------------------------------------------------------------------
@@ -263,7 +258,7 @@ class ExecutorContract(ABC):
             assert attempt < 12, "it never finishes"
             self.begin(executor, job, does.count, attempt=attempt, **document)
             if attempt <= 3:
-                pid = pid_of(job, executor, attempt)
+                pid = pid_of(job, attempt)
                 time.sleep(moments.uniform(0.0, 0.15))
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -292,7 +287,7 @@ class ExecutorContract(ABC):
     ) -> None:
         """The first attempt never asks whether to stop; the second waits until it has ended."""
         job = self.begin(executor, tmp_path / "a", does.hold, hold_s=0.8)
-        pid_of(job, executor)
+        pid_of(job)
         self.begin(executor, job, does.write, attempt=2, seconds=0.2)
         reports = ends_of(executor, [(id_of(job), 1), (id_of(job), 2)])
         kinds = {report.attempt: report.kind for report in reports}
@@ -307,7 +302,7 @@ class ExecutorContract(ABC):
 
     def test_an_orphan_that_asks_stops_by_itself(self, executor: Executor, tmp_path: Path) -> None:
         job = self.begin(executor, tmp_path / "a", does.wait)
-        pid_of(job, executor)
+        pid_of(job)
         self.begin(executor, job, does.count, attempt=2, n=4)
         kinds = {
             report.attempt: report.kind
@@ -334,6 +329,13 @@ class ExecutorContract(ABC):
 def id_of(folder: Path) -> str:
     """The job in a folder; the same id never means another job, whoever remembers it."""
     return f"{folder.name}-{zlib.crc32(str(folder).encode()):08x}"
+
+
+def outcome_of(folder: Path) -> Outcome:
+    """The outcome that the first attempt at a job has left."""
+    outcome = Outcome.read(folder, 1)
+    assert outcome is not None, "there is no outcome"
+    return outcome
 
 
 def ends_of(executor: Executor, keys: Sequence[tuple[str, int]]) -> list[Report]:
@@ -372,9 +374,8 @@ def check_numbers(log: JobLog) -> None:
     assert [json.loads(line)["number"] for _, line in rows] == list(range(1, len(rows) + 1))
 
 
-def pid_of(job: Path, executor: Executor | None, attempt: int = 1) -> int:
+def pid_of(job: Path, attempt: int = 1) -> int:
     """Process id of the worker that runs an attempt; waits until it says so."""
-    del executor
     path = attempt_path(job, attempt)
     wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") > 0, "the first event")
     message = json.loads(path.read_bytes().split(b"\n")[0])["message"]

@@ -57,7 +57,6 @@ class Proxy:
 
     Attributes:
         is_cut: whether nothing goes through.
-        n_cuts: how often it was cut.
         n_bytes: forwarded so far.
         limit: cuts by itself once ``n_bytes`` is more; None = never.
     """
@@ -70,7 +69,6 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.is_cut = self._is_silent = False
-        self.n_cuts = 0
         self.n_bytes = 0
         self.limit: int | None = None
         self.seen = Acknowledged()
@@ -94,7 +92,6 @@ class Proxy:
         with self._lock:
             self.is_cut = True
             self._is_silent = is_silent
-            self.n_cuts += 1
             if not is_silent:
                 self._end_all()
 
