@@ -15,47 +15,29 @@ from pathlib import Path
 from typing import Any, Self
 
 from lamella.client import requests as ask_for
-from lamella.client.connect import ConnectOptions, connection
+from lamella.client.base import ClientBase, RunBase, listening
 from lamella.client.drive_async import AsyncDriver
 from lamella.client.flow import Flow
+from lamella.client.inputs import placed, uploaded
 from lamella.client.job import WatchOptions, act, outcome, show
-from lamella.client.memory import open_memory
-from lamella.client.order import Order, Started, fetch, follow, start
-from lamella.client.source import prepare_upload
-from lamella.client.upload import upload_volume
-from lamella.core.progress import SilentSink
+from lamella.client.order import Order, Started, start
 from lamella.wire.event import EventSink, RunEvent
 from lamella.wire.job import JobDoc
 from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
-from lamella.workflows.api import Input, make_request, options_of, run_folder_name
+from lamella.workflows.api import Input, make_request, run_folder_name
 from lamella.workflows.run import Run
 
 __all__ = ["AsyncClient", "AsyncRemoteRun"]
 
 
-class AsyncRemoteRun:
+class AsyncRemoteRun(RunBase["AsyncClient"]):
     """A job of a server, and the run folder here that it will fill, awaited.
 
     Attributes:
         id: of the job; empty for a run that was finished here before.
         folder: where the run goes; None = decided when it is downloaded.
     """
-
-    def __init__(
-        self,
-        client: "AsyncClient",
-        job: JobDoc | None,
-        folder: Path | None = None,
-        request: SegmentRequest | None = None,
-        run: Run | None = None,
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._run = run
-        self._spec = None if job is None else job.spec
-        self.id = "" if job is None else job.id
-        self.folder = folder
 
     @property
     def job(self) -> Awaitable[JobDoc]:
@@ -92,12 +74,8 @@ class AsyncRemoteRun:
         """Bring the run folder of the finished job here."""
         if self._run is not None and folder is None:
             return self._run
-        place = Path(folder) if folder is not None else self.folder
-        if place is None:
-            assert self._spec is not None, "a remote run without a folder is a job"
-            place = Path(run_folder_name(self._spec.name or self.id, self._spec.request.model))
-        flow = fetch(self._client.context, self.id, place, self._request)
-        run: Run = await self._client.drive(flow, sink)
+        place = self._place(folder)
+        run: Run = await self._client.drive(self._fetch(place), sink)
         self._run, self.folder = run, place
         return run
 
@@ -113,11 +91,8 @@ class AsyncRemoteRun:
         assert self._run is not None, "download keeps the run"
         return self._run
 
-    def _follow(self, options: WatchOptions) -> Flow[JobDoc]:
-        return follow(self._client.context, self.id, options, self.folder, self._request)
 
-
-class AsyncClient:
+class AsyncClient(ClientBase):
     """A server, awaited; an asynchronous context manager.
 
     Args:
@@ -127,7 +102,7 @@ class AsyncClient:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, **options: Any) -> None:
-        self.endpoint, self.context = connection(url, token, options_of(ConnectOptions, options))
+        super().__init__(url, token, options)
         self._driver = AsyncDriver(self.endpoint)
 
     async def segment(
@@ -158,7 +133,7 @@ class AsyncClient:
         overwrite: bool = False,
     ) -> AsyncRemoteRun:
         """As :meth:`segment`, for a request that is complete."""
-        order = Order(ask_for.placed(request), folder, fresh=fresh, overwrite=overwrite)
+        order = Order(placed(request), folder, fresh=fresh, overwrite=overwrite)
         started: Started = await self.drive(start(self.context, order), sink)
         return AsyncRemoteRun(self, started.job, folder, order.request, started.run)
 
@@ -189,10 +164,10 @@ class AsyncClient:
         sink: EventSink | None = None,
     ) -> AsyncRemoteRun:
         """As :meth:`submit`, for a request that is complete."""
-        placed = ask_for.placed(request)
-        order = Order(placed, name=name, priority=priority, exports=exports)
+        whole = placed(request)
+        order = Order(whole, name=name, priority=priority, exports=exports)
         started: Started = await self.drive(start(self.context, order), sink)
-        return AsyncRemoteRun(self, started.job, None, placed)
+        return AsyncRemoteRun(self, started.job, None, whole)
 
     async def job(self, job_id: str) -> AsyncRemoteRun:
         """A job by its id."""
@@ -208,13 +183,8 @@ class AsyncClient:
 
     async def upload(self, path: str | Path, *, sink: EventSink | None = None) -> VolumeDoc:
         """Upload a file or a folder; a volume that jobs can name as ``volume:ID``."""
-        upload = prepare_upload(Path(path))
-        memory = open_memory(self.context.cache, self.context.server, upload.identity)
-        try:
-            flow = upload_volume(upload, memory, self.context.patience, self.context.upload)
-            return await self.drive(flow, sink)
-        finally:
-            upload.source.close()
+        volume, _ = await self.drive(uploaded(self.context, Path(path)), sink)
+        return volume
 
     async def uploads(self) -> list[UploadDoc]:
         """The user's uploads, finished or not."""
@@ -248,13 +218,7 @@ class AsyncClient:
 
     async def drive(self, flow: Flow[Any], sink: EventSink | None = None) -> Any:
         """Carry out a flow to its end, telling ``sink``."""
-        listener = sink or SilentSink()
-
-        def listen(event: Any) -> None:
-            listener.emit(event)
-            listener.check()
-
-        return await self._driver.run(flow, listen)
+        return await self._driver.run(flow, listening(sink))
 
     def steps(self, flow: Flow[Any]) -> Any:
         """Carry out a flow: ``("told", event)`` again and again, then ``("end", result)``."""

@@ -14,47 +14,29 @@ from pathlib import Path
 from typing import Any, Self
 
 from lamella.client import requests as ask_for
-from lamella.client.connect import ConnectOptions, connection
+from lamella.client.base import ClientBase, RunBase, listening
 from lamella.client.drive import Driver
 from lamella.client.flow import Flow
+from lamella.client.inputs import placed, uploaded
 from lamella.client.job import WatchOptions, act, outcome, show
-from lamella.client.memory import open_memory
-from lamella.client.order import Order, Started, fetch, follow, start
-from lamella.client.source import prepare_upload
-from lamella.client.upload import upload_volume
-from lamella.core.progress import SilentSink
+from lamella.client.order import Order, Started, start
 from lamella.wire.event import EventSink, RunEvent
 from lamella.wire.job import JobDoc
 from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
-from lamella.workflows.api import Input, make_request, options_of, run_folder_name
+from lamella.workflows.api import Input, make_request, run_folder_name
 from lamella.workflows.run import Run
 
 __all__ = ["Client", "RemoteRun"]
 
 
-class RemoteRun:
+class RemoteRun(RunBase["Client"]):
     """A job of a server, and the run folder here that it will fill; made by a :class:`Client`.
 
     Attributes:
         id: of the job; empty for a run that was finished here before.
         folder: where the run goes; None = decided when it is downloaded.
     """
-
-    def __init__(
-        self,
-        client: "Client",
-        job: JobDoc | None,
-        folder: Path | None = None,
-        request: SegmentRequest | None = None,
-        run: Run | None = None,
-    ) -> None:
-        self._client = client
-        self._request = request
-        self._run = run
-        self._spec = None if job is None else job.spec
-        self.id = "" if job is None else job.id
-        self.folder = folder
 
     @property
     def job(self) -> JobDoc:
@@ -108,12 +90,8 @@ class RemoteRun:
         """
         if self._run is not None and folder is None:
             return self._run
-        place = Path(folder) if folder is not None else self.folder
-        if place is None:
-            assert self._spec is not None, "a remote run without a folder is a job"
-            place = Path(run_folder_name(self._spec.name or self.id, self._spec.request.model))
-        flow = fetch(self._client.context, self.id, place, self._request)
-        self._run, self.folder = self._client.drive(flow, sink), place
+        place = self._place(folder)
+        self._run, self.folder = self._client.drive(self._fetch(place), sink), place
         return self._run
 
     @property
@@ -125,11 +103,8 @@ class RemoteRun:
         assert self._run is not None, "download keeps the run"
         return self._run
 
-    def _follow(self, options: WatchOptions) -> Flow[JobDoc]:
-        return follow(self._client.context, self.id, options, self.folder, self._request)
 
-
-class Client:
+class Client(ClientBase):
     """A server; a context manager.
 
     Args:
@@ -144,7 +119,7 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, **options: Any) -> None:
-        self.endpoint, self.context = connection(url, token, options_of(ConnectOptions, options))
+        super().__init__(url, token, options)
         self._driver = Driver(self.endpoint)
 
     def segment(
@@ -188,7 +163,7 @@ class Client:
         overwrite: bool = False,
     ) -> RemoteRun:
         """As :meth:`segment`, for a request that is complete."""
-        order = Order(ask_for.placed(request), folder, fresh=fresh, overwrite=overwrite)
+        order = Order(placed(request), folder, fresh=fresh, overwrite=overwrite)
         started: Started = self.drive(start(self.context, order), sink)
         return RemoteRun(self, started.job, folder, order.request, started.run)
 
@@ -229,10 +204,10 @@ class Client:
         sink: EventSink | None = None,
     ) -> RemoteRun:
         """As :meth:`submit`, for a request that is complete."""
-        placed = ask_for.placed(request)
-        order = Order(placed, name=name, priority=priority, exports=exports)
+        whole = placed(request)
+        order = Order(whole, name=name, priority=priority, exports=exports)
         started: Started = self.drive(start(self.context, order), sink)
-        return RemoteRun(self, started.job, None, placed)
+        return RemoteRun(self, started.job, None, whole)
 
     def job(self, job_id: str) -> RemoteRun:
         """A job by its id.
@@ -252,13 +227,8 @@ class Client:
 
     def upload(self, path: str | Path, *, sink: EventSink | None = None) -> VolumeDoc:
         """Upload a file or a folder; a volume that jobs can name as ``volume:ID``."""
-        upload = prepare_upload(Path(path))
-        memory = open_memory(self.context.cache, self.context.server, upload.identity)
-        try:
-            flow = upload_volume(upload, memory, self.context.patience, self.context.upload)
-            return self.drive(flow, sink)
-        finally:
-            upload.source.close()
+        volume, _ = self.drive(uploaded(self.context, Path(path)), sink)
+        return volume
 
     def uploads(self) -> list[UploadDoc]:
         """The user's uploads, finished or not."""
@@ -292,13 +262,7 @@ class Client:
 
     def drive(self, flow: Flow[Any], sink: EventSink | None = None) -> Any:
         """Carry out a flow to its end, telling ``sink``."""
-        listener = sink or SilentSink()
-
-        def listen(event: Any) -> None:
-            listener.emit(event)
-            listener.check()
-
-        return self._driver.run(flow, listen)
+        return self._driver.run(flow, listening(sink))
 
     def steps(self, flow: Flow[Any]) -> Iterator[Any]:
         """Carry out a flow, yielding what it tells."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from lamella.client.order import Context
+from lamella.client.context import Context
 from lamella.client.patience import Patience
 from lamella.client.pinning import FIRST, normalised
 from lamella.client.servers import Servers, is_loopback, server_address

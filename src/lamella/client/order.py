@@ -2,9 +2,11 @@
 
 ::
 
-    start:  what is in the run folder? ─▶ input uploaded ─▶ job queued (remote.json from here on)
-    watch:  events until the job ends; previews into the run folder
-    fetch:  run.tar ─▶ unpacked ─▶ the run folder, as a local run leaves it
+    start:   what is in the run folder? ─▶ input uploaded ─▶ job queued (remote.json from here on)
+    follow:  events until the job ends; previews into the run folder
+    fetch:   run.tar ─▶ unpacked ─▶ the run folder, as a local run leaves it
+
+Here is the first of the three; the others are in :mod:`lamella.client.follow`.
 
 Every step can be interrupted anywhere and is gone on with by the same call: the upload by the
 client's memory, the job by ``remote.json``, the download by its part.
@@ -12,38 +14,29 @@ client's memory, the job by ``remote.json``, the download by its part.
 
 import contextlib
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from lamella.client.download import download
+from lamella.client.context import Context
 from lamella.client.flow import Do, Flow, Request, Tell
-from lamella.client.job import WatchOptions, act, show, submit, watch
-from lamella.client.landing import DOWNLOADS, REMOTE, settle, unpack
-from lamella.client.memory import Memory, open_memory
-from lamella.client.patience import Patience, Trouble, ask, error_of
-from lamella.client.previews import PreviewWriter
-from lamella.client.source import Upload, prepare_upload
-from lamella.client.upload import UploadOptions, digest_of, upload_volume
+from lamella.client.inputs import is_remote_path, named, state_of, upload_of
+from lamella.client.job import act, show, submit
+from lamella.client.landing import REMOTE
+from lamella.client.patience import Trouble, ask, error_of
+from lamella.client.upload import digest_of
 from lamella.core.errors import (
     GoneError,
     InputError,
     LamellaError,
-    LicenceError,
-    MissingDependencyError,
     MissingPathError,
-    ModelError,
     RunCancelledError,
     RunError,
     ServerConnectionError,
-    UnknownIdError,
     UnknownModelError,
 )
-from lamella.core.progress import SilentSink
-from lamella.models.part import PartFile, open_part
-from lamella.volume.volume import Volume
-from lamella.wire.event import LogEvent, PreviewEvent
+from lamella.wire.event import LogEvent
 from lamella.wire.job import JobDoc, JobSpec
 from lamella.wire.manifest import RunManifest
 from lamella.wire.remote import RemoteDoc
@@ -52,37 +45,7 @@ from lamella.workflows.prepare import MEMORY_PREFIX, open_input
 from lamella.workflows.run import Run
 from lamella.workflows.run_folder import RunFolder, write_bytes
 
-__all__ = [
-    "Context",
-    "Order",
-    "Started",
-    "fetch",
-    "follow",
-    "is_remote_path",
-    "start",
-    "waiting_job",
-]
-
-_SERVER_PATH = "server:"
-_HOPELESS = (InputError, UnknownIdError, ModelError, LicenceError, MissingDependencyError)
-"""Errors that the same request would meet again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all work with one server shares.
-
-    Attributes:
-        server: its address.
-        patience: with the network.
-        cache: where interrupted uploads are remembered; None = nowhere.
-        upload: chunks and parts.
-    """
-
-    server: str
-    patience: Patience
-    cache: Path | None = None
-    upload: UploadOptions = field(default_factory=UploadOptions)
+__all__ = ["Order", "Started", "start", "waiting_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +89,6 @@ def waiting_job(folder: Path) -> str | None:
     return None if note is None else note.job
 
 
-def is_remote_path(path: str) -> bool:
-    """Whether an input lies on the server already."""
-    return path.startswith((_SERVER_PATH, "s3://", "volume:"))
-
-
 def start(context: Context, order: Order) -> Flow[Started]:
     """Upload the input and queue the job, or find what an earlier call has begun.
 
@@ -160,81 +118,6 @@ def start(context: Context, order: Order) -> Flow[Started]:
     finally:
         if not was_there:
             folder.remove_if_empty()
-
-
-def follow(
-    context: Context,
-    job_id: str,
-    options: WatchOptions,
-    folder: Path | None,
-    request: SegmentRequest | None,
-) -> Flow[JobDoc]:
-    """Tell every event of a job until it ends; previews go into the run folder."""
-    writer = None
-    if folder is not None and request is not None and not is_remote_path(request.input.path):
-        volume: Volume = yield Do(partial(open_input, request.input))
-        writer = PreviewWriter(folder, volume)
-    flow = watch(job_id, options, context.patience)
-    answer: object = None
-    while True:
-        try:
-            instruction = flow.send(answer)
-        except StopIteration as end:
-            if folder is not None:
-                yield Do(partial(_tidy, folder, end.value))
-            return end.value
-        event = instruction.event if isinstance(instruction, Tell) else None
-        if writer is not None and isinstance(event, PreviewEvent):
-            was_there = writer.is_there
-            yield Do(partial(writer.write, event))
-            if writer.is_there and not was_there:
-                yield Tell(LogEvent(message=f"preview: {writer.path}"))
-        answer = yield instruction
-
-
-def fetch(context: Context, job_id: str, folder: Path, request: SegmentRequest | None) -> Flow[Run]:
-    """Bring the run folder of a finished job here.
-
-    Args:
-        context: the server.
-        job_id: whose.
-        folder: where to.
-        request: what was asked for from here, where it was.
-
-    Raises:
-        RunError: when the folder holds another run.
-    """
-    place = RunFolder(folder)
-    if not (folder / REMOTE).exists():
-        place.check_ours()
-        if place.manifest.exists():
-            raise RunError(
-                f"{folder} holds a run already",
-                hint="choose another folder, or remove it",
-            )
-    with place.locked(), contextlib.ExitStack() as stack:
-        downloads = folder / DOWNLOADS
-        downloads.mkdir(exist_ok=True)
-        archive = downloads / f"{job_id}.tar"
-        part: PartFile = yield Do(
-            lambda: stack.enter_context(open_part(archive, SilentSink().check))
-        )
-        address = f"jobs/{job_id}/artifacts/run.tar"
-        yield from download(address, part, context.patience, place=archive)
-        unpacked = downloads / "run"
-        yield Do(partial(unpack, archive, unpacked))
-        run: Run = yield Do(partial(settle, unpacked, place, request))
-        return run
-
-
-def _tidy(folder: Path, job: JobDoc) -> None:
-    """Leave nothing of a job that could not even begin: trying it again would change nothing."""
-    if job.state != "failed" or job.problem is None:
-        return
-    place = RunFolder(folder)
-    if isinstance(job.problem.to_error(), _HOPELESS) and not place.manifest.exists():
-        place.clear()
-        place.remove_if_empty()
 
 
 # --- Starting -----------------------------------------------------------------------------------
@@ -293,7 +176,7 @@ def _start_in(context: Context, order: Order, folder: RunFolder) -> Flow[Started
         run = yield from _found(context, order, folder, manifest)
         if run is not None:
             return Started(run=run)
-    state = _state(order.request)
+    state = state_of(order.request)
     changed = [] if note is None else _changed(note, context, order, state)
     if note is not None and not changed:
         job = yield from _gone_on(context, note)
@@ -327,7 +210,7 @@ def _found(
     )
     is_same = wanted == there
     if is_same and not is_remote_path(order.request.input.path):
-        upload, memory = yield Do(partial(_upload_of, context, Path(order.request.input.path)))
+        upload, memory = yield Do(partial(upload_of, context, Path(order.request.input.path)))
         with contextlib.closing(upload.source):
             digest = yield from digest_of(upload, memory)
         # A file with neighbours has no fingerprint of its own here.
@@ -402,10 +285,10 @@ def _gone_on(context: Context, note: RemoteDoc) -> Flow[JobDoc | None]:
 
 def _submit(context: Context, order: Order, key: str) -> Flow[JobDoc]:
     request = order.request
-    path = yield from _placed(context, request.input.path)
+    path = yield from named(context, request.input.path)
     changes: dict[str, object] = {"input": request.input.model_copy(update={"path": path})}
     if request.restore is not None and request.restore.psf is not None:
-        psf = yield from _placed(context, request.restore.psf)
+        psf = yield from named(context, request.restore.psf)
         changes["restore"] = request.restore.model_copy(update={"psf": psf})
     spec = JobSpec(
         request=request.model_copy(update=changes),
@@ -414,31 +297,6 @@ def _submit(context: Context, order: Order, key: str) -> Flow[JobDoc]:
         exports=order.exports,
     )
     return (yield from submit(spec, key, context.patience))
-
-
-def _placed(context: Context, path: str) -> Flow[str]:
-    """What the server calls an input, once it has it."""
-    if path.startswith(_SERVER_PATH):
-        return path.removeprefix(_SERVER_PATH)
-    if is_remote_path(path):
-        return path
-    upload, memory = yield Do(partial(_upload_of, context, Path(path)))
-    with contextlib.closing(upload.source):
-        volume = yield from upload_volume(upload, memory, context.patience, context.upload)
-    return f"volume:{volume.id}" + (f"/{upload.inside}" if upload.inside else "")
-
-
-def _upload_of(context: Context, path: Path) -> tuple[Upload, Memory]:
-    upload = prepare_upload(path)
-    return upload, open_memory(context.cache, context.server, upload.identity)
-
-
-def _state(request: SegmentRequest) -> str:
-    if is_remote_path(request.input.path):
-        return ""
-    upload = prepare_upload(Path(request.input.path))
-    upload.source.close()
-    return upload.identity.state
 
 
 def _read_note(folder: RunFolder) -> RemoteDoc | None:

@@ -2,36 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lamella.client.answers import document_of
+from lamella.client.context import Context
 from lamella.client.flow import Flow, Request
-from lamella.client.order import Context, is_remote_path
 from lamella.client.patience import Trouble, ask
 from lamella.core.errors import ServerConnectionError
 from lamella.wire.document import Document
 from lamella.wire.job import JobDoc, JobPage
-from lamella.wire.request import SegmentRequest
 from lamella.wire.upload import UploadDoc, VolumeDoc
 
-__all__ = ["jobs", "listing", "log", "models", "placed", "plain", "remove", "uploads", "volumes"]
+__all__ = ["jobs", "listing", "log", "models", "plain", "remove", "uploads", "volumes"]
 
 T = TypeVar("T")
 D = TypeVar("D", bound=Document)
 _PAGE = 200
-
-
-def placed(request: SegmentRequest) -> SegmentRequest:
-    """The request with its input's path made whole, where it is one of this machine."""
-    path = request.input.path
-    if path.startswith("s3:/") and not path.startswith("s3://"):
-        # pathlib takes the second slash away.
-        path = "s3://" + path.removeprefix("s3:/")
-    elif not is_remote_path(path) and not path.startswith("memory:"):
-        path = str(Path(path).expanduser().absolute())
-    own = request.input.model_copy(update={"path": path})
-    return request.model_copy(update={"input": own})
 
 
 def plain(context: Context, method: str, path: str) -> Flow[Any]:
