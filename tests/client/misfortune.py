@@ -1,6 +1,7 @@
 """Carries out flows against a server in memory, with a list of misfortunes on the way."""
 
 import base64
+import errno
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from lamella.client.flow import (
     Tell,
     Together,
 )
+from lamella.models.part import PartState
 
 FAULTS = (
     "lost_before", "lost_after", "timeout", "cut", "500", "502", "503", "429", "423", "408",
@@ -28,6 +30,38 @@ FAULTS = (
 
 class KilledError(Exception):
     """The client's process ends here."""
+
+
+@dataclass
+class MemoryPart:
+    """A file that is coming, in memory, on a disk with room for ``room`` bytes."""
+
+    data: bytearray = field(default_factory=bytearray)
+    state: PartState = field(default_factory=PartState)
+    n_come: int = 0
+    room: int = 1 << 30
+
+    @property
+    def size(self):
+        return len(self.data)
+
+    @property
+    def sha256(self):
+        return hashlib.sha256(self.data).hexdigest()
+
+    def cut(self, size):
+        del self.data[size:]
+
+    def put(self, position, chunk):
+        assert position == len(self.data)
+        if len(self.data) + len(chunk) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.data += chunk
+        self.n_come += len(chunk)
+        return False
+
+    def write_state(self, state):
+        self.state = state
 
 
 @dataclass

@@ -1,49 +1,21 @@
 """Laws of a download: the file is whole and right, and what came does not come again."""
 
 import hashlib
-from dataclasses import dataclass, field
 
 import pytest
 from fake_server import FakeServer
 from hypothesis import given
 from hypothesis import strategies as st
-from misfortune import KilledError, Machine, misfortunes
+from misfortune import KilledError, Machine, MemoryPart, misfortunes
 
 from lamella.client.download import download
 from lamella.client.flow import Response
 from lamella.client.patience import Patience
 from lamella.core.errors import ChecksumError, MissingPathError
-from lamella.models.part import PartState, open_part
+from lamella.models.part import open_part
 
 PATIENCE = Patience(chance=lambda: 0.5, n_defects=100)
 ADDRESS = "jobs/j1/artifacts/run.tar"
-
-
-@dataclass
-class MemoryPart:
-    data: bytearray = field(default_factory=bytearray)
-    state: PartState = field(default_factory=PartState)
-    n_come: int = 0
-
-    @property
-    def size(self):
-        return len(self.data)
-
-    @property
-    def sha256(self):
-        return hashlib.sha256(self.data).hexdigest()
-
-    def cut(self, size):
-        del self.data[size:]
-
-    def put(self, position, chunk):
-        assert position == len(self.data)
-        self.data += chunk
-        self.n_come += len(chunk)
-        return False
-
-    def write_state(self, state):
-        self.state = state
 
 
 def server_with(data):

@@ -1,7 +1,6 @@
 """What holds for all of the client: light, discreet, the same awaited, good with other versions."""
 
 import asyncio
-import errno
 import inspect
 import json
 import logging
@@ -10,7 +9,7 @@ import sys
 
 import pytest
 from fake_server import FakeServer, problem
-from misfortune import Machine
+from misfortune import Machine, MemoryPart
 
 import lamella as lm
 from lamella.client.answers import document_of
@@ -142,7 +141,7 @@ def test_a_server_that_is_gone_for_good(what):
     flow = {
         "watch": lambda: watch(job, WatchOptions(), patience),
         "queue": lambda: watch(job, WatchOptions(has_stream=False), patience),
-        "download": lambda: download(f"jobs/{job}/artifacts/run.tar", _Part(), patience),
+        "download": lambda: download(f"jobs/{job}/artifacts/run.tar", MemoryPart(), patience),
     }[what]()
     with pytest.raises(ServerConnectionError, match="tried again for 6") as caught:
         machine.run(flow)
@@ -152,42 +151,11 @@ def test_a_server_that_is_gone_for_good(what):
     assert 600 <= machine.now_s <= 600 + patience.longest_wait_s + 5
 
 
-class _Part:
-    """A part in memory, on a disk with room for ``room`` bytes."""
-
-    def __init__(self, room=1 << 30):
-        from lamella.models.part import PartState
-
-        self.data, self.room, self.state, self.n_come = bytearray(), room, PartState(), 0
-
-    size = property(lambda self: len(self.data))
-
-    @property
-    def sha256(self):
-        import hashlib
-
-        return hashlib.sha256(self.data).hexdigest()
-
-    def cut(self, size):
-        del self.data[size:]
-
-    def put(self, position, chunk):
-        assert position == len(self.data)
-        if len(self.data) + len(chunk) > self.room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.data += chunk
-        self.n_come += len(chunk)
-        return False
-
-    def write_state(self, state):
-        self.state = state
-
-
 def test_a_full_disk_keeps_what_came(tmp_path):
     server = FakeServer()
     job = Machine(server, []).run(submit(SPEC, "key", PATIENCE)).id
     server.artifacts["run.tar"] = bytes(range(200))
-    address, part = f"jobs/{job}/artifacts/run.tar", _Part(room=75)
+    address, part = f"jobs/{job}/artifacts/run.tar", MemoryPart(room=75)
     with pytest.raises(StorageError, match=r"the disk is full: .*run\.tar") as caught:
         Machine(server, [], piece=10).run(
             download(address, part, PATIENCE, place=tmp_path / "run.tar")
@@ -210,7 +178,7 @@ def test_a_part_on_a_full_device():
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    work = _Download("a", _Part(), Trouble(PATIENCE), "download", full)
+    work = _Download("a", MemoryPart(), Trouble(PATIENCE), "download", full)
     with full.open("wb", buffering=0) as stream, pytest.raises(StorageError, match="full"):
         work._write(stream.write, b"1")
 

@@ -115,7 +115,7 @@ class _Download:
         while not self._is_whole:
             answer = yield from self._open()
             if isinstance(answer, Failure):
-                yield from self._wait(answer)
+                yield from self._trouble.pause(answer)
                 continue
             yield from self._body(answer)
 
@@ -158,7 +158,7 @@ class _Download:
             yield Pause(1.0)
             return
         if not answer.is_success:
-            yield from self._wait(answer)
+            yield from self._trouble.pause(answer)
             return
         self._trouble.answered()
         position, total = _stretch(answer)
@@ -173,9 +173,11 @@ class _Download:
             yield Tell(self._progress(total))
         yield Close()
         if isinstance(data, Failure):
-            yield from self._wait(data)
+            yield from self._trouble.pause(data)
         elif total is not None and self._part.size < total:
-            yield from self._wait(Failure("broken", "the connection ended early", answer.time_s))
+            yield from self._trouble.pause(
+                Failure("broken", "the connection ended early", answer.time_s)
+            )
         else:
             self._is_whole = True
 
@@ -196,11 +198,6 @@ class _Download:
         if position != self._part.size or validator != self._part.state.validator:
             self._part.cut(position)
         self._part.write_state(PartState(self._address, validator, total))
-
-    def _wait(self, answer: Response | Failure) -> Flow[None]:
-        waiting = self._trouble.wait(answer)
-        yield Tell(waiting)
-        yield Pause(waiting.seconds)
 
     def _progress(self, total: int | None) -> Progress:
         size = self._part.size / 1e6

@@ -11,7 +11,7 @@ from typing import Any
 
 from lamella.client.answers import document_of, event_of
 from lamella.client.flow import Close, Failure, Flow, Open, Pause, Read, Request, Response, Tell
-from lamella.client.patience import Patience, Trouble, ask
+from lamella.client.patience import Patience, Trouble, ask, error_of
 from lamella.client.sse import EventParser, SentEvent
 from lamella.core.errors import LamellaError, RunCancelledError, ServerConnectionError
 from lamella.wire.event import RunEvent, StateEvent
@@ -85,8 +85,6 @@ def act(job_id: str, verb: str, patience: Patience) -> Flow[JobDoc]:
     wanted = ("cancelling", "cancelled") if verb == "cancel" else ("queued", "running")
     if had_trouble and job.state in wanted:
         return job
-    from lamella.client.patience import error_of
-
     raise error_of(response)
 
 
@@ -158,7 +156,7 @@ class _Listener:
         if isinstance(answer, Response) and answer.status == 406:
             self.has_stream = False
             return
-        yield from self._wait(answer)
+        yield from self.trouble.pause(answer)
 
     def _opened(self, answer: Response) -> Flow[None]:
         self.trouble.answered()
@@ -195,7 +193,7 @@ class _Listener:
             self.n_empty += 1
             self.has_stream = self.n_empty < _MAX_EMPTY_STREAMS
         if isinstance(data, Failure):
-            yield from self._wait(data)
+            yield from self.trouble.pause(data)
         else:
             yield from self._ask_whether_over()
 
@@ -233,11 +231,6 @@ class _Listener:
         yield Tell(event)
         if isinstance(event, StateEvent):
             self.is_over = event.state in FINAL_STATES
-
-    def _wait(self, answer: Response | Failure) -> Flow[None]:
-        waiting = self.trouble.wait(answer)
-        yield Tell(waiting)
-        yield Pause(waiting.seconds)
 
     def _ask_whether_over(self) -> Flow[None]:
         """The stream ended without a final event: a proxy's limit, or an old event was lost."""

@@ -177,6 +177,12 @@ class Trouble:
             raise self._given_up(answer, lasted)
         return Waiting(_reason(answer), self._seconds(answer))
 
+    def pause(self, answer: Answer) -> Flow[None]:
+        """Tell of the wait, and wait; raises as :meth:`wait` does."""
+        waiting = self.wait(answer)
+        yield Tell(waiting)
+        yield Pause(waiting.seconds)
+
     def _seconds(self, answer: Answer) -> float:
         # A float's exponent ends somewhere; the bound is reached long before.
         bound = self.patience.first_wait_s * 2.0 ** min(self._n_waits, 30)
@@ -219,9 +225,7 @@ def ask(request: Request, trouble: Trouble, *accepted: int) -> Flow[Response]:
         if isinstance(answer, Response) and (answer.is_success or answer.status in accepted):
             trouble.over()
             return answer
-        waiting = trouble.wait(answer)
-        yield Tell(waiting)
-        yield Pause(waiting.seconds)
+        yield from trouble.pause(answer)
 
 
 def error_of(answer: Answer) -> LamellaError:

@@ -153,10 +153,7 @@ class _Work:
                 return volume
             yield Do(partial(self.memory.drop, "location", "key", "part"))
             self.acknowledged.clear()
-        raise GoneError(
-            f"the server removed the upload of {self.upload.name} again and again",
-            hint="ask whoever runs the server: its disk may be full, or uploads expire too early",
-        )
+        raise removed(self.upload.name)
 
     def ready(self, volume: str) -> Flow[VolumeDoc]:
         """The volume, once the server has looked at it."""
@@ -219,14 +216,23 @@ class _Work:
 
     def _finished(self, location: str) -> Flow[str | None]:
         """The volume of an upload that has all its bytes; None when it is gone."""
-        answer = yield from ask(Request("GET", location), self.trouble, *_GONE)
+        document = yield from self.look(location, self.trouble)
+        return None if document is None else document.volume
+
+    def look(self, location: str, trouble: Trouble) -> Flow[UploadDoc | None]:
+        """An upload as the server knows it; None when it is gone.
+
+        Raises:
+            ChecksumError: when its bytes are not those that were announced.
+        """
+        answer = yield from ask(Request("GET", location), trouble, *_GONE)
         if not answer.is_success:
             return None
         document = document_of(UploadDoc, answer.content, what="upload")
         if document.state == "rejected":
             yield Do(self.memory.drop)
             raise rejected(self.upload.name)
-        return document.volume
+        return document
 
 
 @dataclass
@@ -260,10 +266,7 @@ class _Stretch:
             if offset is not None and (yield from self._send(place, offset)):
                 return place
             yield Do(partial(memory.drop, name, f"{self.slot}key"))
-        raise GoneError(
-            f"the server removed the upload of {self.work.upload.name} again and again",
-            hint="ask whoever runs the server: its disk may be full, or uploads expire too early",
-        )
+        raise removed(self.work.upload.name)
 
     def _create(self) -> Flow[str]:
         headers = {
@@ -336,20 +339,13 @@ class _Stretch:
         elif status == 460:
             yield from self._mismatch(place, answer)
         else:
-            waiting = self.trouble.wait(answer)
             self.chunk = max(self.work.options.smallest_chunk, self.chunk // 2)
-            yield Tell(waiting)
-            yield Pause(waiting.seconds)
+            yield from self.trouble.pause(answer)
         return (yield from self._offset(place))
 
     def _mismatch(self, place: str, answer: Response) -> Flow[None]:
         """A checksum was wrong: of the chunk (send it again) or of the whole file (an error)."""
-        found = yield from ask(Request("GET", place), self.trouble, *_GONE)
-        if found.is_success:
-            document = document_of(UploadDoc, found.content, what="upload")
-            if document.state == "rejected":
-                yield Do(self.work.memory.drop)
-                raise rejected(self.work.upload.name)
+        yield from self.work.look(place, self.trouble)
         self.n_mismatches += 1
         if self.n_mismatches > _MAX_MISMATCHES:
             raise error_of(answer)
@@ -359,6 +355,14 @@ class _Stretch:
         work.acknowledged[self.start] = offset
         done = sum(work.acknowledged.values())
         return Tell(Progress("upload", done / 1e6, work.upload.source.size / 1e6, "MB"))
+
+
+def removed(name: str) -> GoneError:
+    """The error of an upload that the server does not keep."""
+    return GoneError(
+        f"the server removed the upload of {name} again and again",
+        hint="ask whoever runs the server: its disk may be full, or uploads expire too early",
+    )
 
 
 def rejected(name: str) -> ChecksumError:
