@@ -479,6 +479,12 @@ def test_resources_are_kept_for_a_job_that_waited_long(store, clock):
 # --- Positions and estimates --------------------------------------------------------------------
 
 
+@pytest.fixture
+def new_views(monkeypatch):
+    """However long it takes to look, on a machine however busy: the next one looks anew."""
+    monkeypatch.setattr("lamella.jobs.view._QUICK_S", 60.0)
+
+
 def test_positions_are_the_order_of_starting(store):
     ids = [add(store, owner, priority=n % 3).id for n, owner in enumerate("aababcab" * 3)]
     by_position = sorted(ids, key=store.position)
@@ -486,9 +492,8 @@ def test_positions_are_the_order_of_starting(store):
     assert [job.id for job in order_of(store, {"cpu": 99.0})] == by_position
 
 
-def test_only_those_who_wait_have_a_position(store, monkeypatch):
-    # However long it takes to look, the next one looks anew.
-    monkeypatch.setattr("lamella.jobs.view._QUICK_S", 60.0)
+@pytest.mark.usefixtures("new_views")
+def test_only_those_who_wait_have_a_position(store):
     first, second = add(store), add(store)
     assert (store.position(first.id), store.position(second.id)) == (1, 2)
     claim(store)
@@ -498,6 +503,7 @@ def test_only_those_who_wait_have_a_position(store, monkeypatch):
     assert store.position("nope") is None
 
 
+@pytest.mark.usefixtures("new_views")
 def test_estimates_follow_what_jobs_took(store, clock):
     def run(seconds, **values):
         job = add(store, **values)
