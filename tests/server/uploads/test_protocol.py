@@ -42,6 +42,7 @@ def test_checksums_are_those_of_hashlib(body, algorithm):
 @example("final;http://[/uploads/00000000000000000000000000000000")
 @example("sha1 é")
 @example("a \x00")
+@example("0\x1f")
 def test_any_text_is_read_or_refused(text):
     readers = (
         protocol.parse_metadata,

@@ -118,12 +118,13 @@ def parse_number(text: str, header: str) -> int:
     Raises:
         TusError: 400, when it is not a whole number from 0 to 2^63 - 1.
     """
-    if _NUMBER.fullmatch(text.strip()) is None or int(text) > _MAX_NUMBER:
+    number = text.strip()
+    if _NUMBER.fullmatch(number) is None or int(number) > _MAX_NUMBER:
         raise TusError(
             f"{header}: expected a number of bytes, got {text[:80]!r}",
             hint="a whole number, 0 or more",
         )
-    return int(text)
+    return int(number)
 
 
 def parse_metadata(text: str) -> dict[str, str]:
