@@ -86,8 +86,8 @@ def settle(file: UploadFile, got: Reception, checksum: Checksum | None, check: A
     return file.commit()
 
 
-def check_at_end(record: UploadRecord, chunk: Chunk) -> int:
-    """The offset of a finished upload, for a client that sends its empty last chunk again."""
+def check_at_end(record: UploadRecord, chunk: Chunk) -> None:
+    """Let a client send its empty last chunk to a finished upload again, and nothing else."""
     size = record.n_bytes or 0
     if chunk.offset != size or chunk.content_length not in (0, None):
         raise TusError(
@@ -96,4 +96,3 @@ def check_at_end(record: UploadRecord, chunk: Chunk) -> int:
             hint="nothing is left to send",
             headers={"Upload-Offset": str(size)},
         )
-    return size

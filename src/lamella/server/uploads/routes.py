@@ -344,7 +344,9 @@ async def _note(
 async def _check_owner(services: Services, who: Principal, upload_id: str) -> None:
     if not protocol.is_upload_id(upload_id):
         raise no_upload(upload_id)
-    owner = await run_in_threadpool(services.uploads.owner_of, upload_id)
+    owner = services.uploads.known_owner(upload_id)
+    if owner is None:
+        owner = await run_in_threadpool(services.uploads.owner_of, upload_id)
     if not who.may_see(owner):
         raise no_upload(upload_id)
 

@@ -15,6 +15,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,9 +33,9 @@ from lamella.server.uploads.file import (
     create_folder,
 )
 from lamella.server.uploads.join import check_parts, copy_parts
-from lamella.server.uploads.locks import Hold, UploadLocks
-from lamella.server.uploads.protocol import TusError, parse_sha256
-from lamella.server.uploads.receive import BodyReceiver
+from lamella.server.uploads.locks import UploadLocks
+from lamella.server.uploads.protocol import Checksum, TusError, parse_sha256
+from lamella.server.uploads.receive import BodyReceiver, Reception
 from lamella.server.uploads.rows import (
     UploadRecord,
     delete_upload,
@@ -182,6 +183,10 @@ class Uploads:
             return record
         return await self._run(self._finish, record)
 
+    def known_owner(self, upload_id: str) -> str | None:
+        """Whose an upload is, if that was asked before."""
+        return self._owners.get(upload_id)
+
     def owner_of(self, upload_id: str) -> str:
         """Whose an upload is.
 
@@ -220,24 +225,19 @@ class Uploads:
             ChecksumError: the body, or the whole file, has another checksum.
         """
         async with self._locks.hold(upload_id) as hold:
-            record = await self._run(self._usable, upload_id)
-            if record.parts is not None:
-                raise TusError(
-                    "a concatenation takes no further bytes",
-                    status=403,
-                    hint="join other parts instead",
-                )
-            if record.state != "open":
-                return record, check_at_end(record, chunk)
-            record = await self._run(self._prepare, record, chunk)
-            file = await self._run(self._open, record)
-            try:
-                offset = await self._take(file, record, chunk, hold)
-            finally:
-                await self._run(file.close)
-            if offset == record.n_bytes:
-                record = await self._run(self._finish, record)
-            return record, offset
+            # Few, long steps in threads: each way there and back costs a busy server milliseconds.
+            with ExitStack() as opened:
+                record, file, limit = await self._run(self._begin, upload_id, chunk, opened)
+                if file is None:
+                    return record, record.n_bytes or 0
+                check = None if chunk.checksum is None else chunk.checksum.start()
+                try:
+                    got = await self._receiver.receive(chunk.take(), file, hold, limit, check)
+                except BaseException:
+                    # Whatever went wrong: only acknowledged bytes stay.
+                    await self._run(file.discard)
+                    raise
+                return await self._run(self._end, record, file, got, chunk.checksum, check)
 
     async def join(self, new: NewUpload, parts: tuple[str, ...]) -> UploadRecord:
         """Join finished parts to one upload; asking again for the same finds it.
@@ -380,6 +380,42 @@ class Uploads:
         self._database.run(write)
         return replace(record, **changes)
 
+    def _begin(
+        self, upload_id: str, chunk: Chunk, opened: ExitStack
+    ) -> tuple[UploadRecord, UploadFile | None, int]:
+        """Open an upload for a body that fits; its file is None where nothing is left to come."""
+        record = self._usable(upload_id)
+        if record.parts is not None:
+            raise TusError(
+                "a concatenation takes no further bytes",
+                status=403,
+                hint="join other parts instead",
+            )
+        if record.state != "open":
+            check_at_end(record, chunk)
+            return record, None, 0
+        record = self._prepare(record, chunk)
+        file = opened.enter_context(self._open(record))
+        end = record.n_bytes
+        if end is None:
+            # Nothing was set aside for it: what is free now is what it may take.
+            room = self.space.room(record.owner)
+            end = min(self.space.limits.max_upload, file.offset + room)
+        check_chunk(chunk, file.offset, end)
+        return record, file, end - file.offset
+
+    def _end(
+        self,
+        record: UploadRecord,
+        file: UploadFile,
+        got: Reception,
+        checksum: Checksum | None,
+        check: Any,
+    ) -> tuple[UploadRecord, int]:
+        """Make safe what came, and finish the upload that is whole."""
+        offset = settle(file, got, checksum, check)
+        return (self._finish(record) if offset == record.n_bytes else record), offset
+
     def _open(self, record: UploadRecord) -> UploadFile:
         running = self._hash_of(record)
         folder = self.folder / record.id
@@ -397,23 +433,6 @@ class Uploads:
         while len(self._hashes) > _MAX_HASHES:
             self._hashes.popitem(last=False)
         return running
-
-    async def _take(self, file: UploadFile, record: UploadRecord, chunk: Chunk, hold: Hold) -> int:
-        if record.n_bytes is None:
-            # Nothing was set aside for it: what is free now is what it may take.
-            room = await self._run(self.space.room, record.owner)
-            end = min(self.space.limits.max_upload, file.offset + room)
-        else:
-            end = record.n_bytes
-        check_chunk(chunk, file.offset, end)
-        check = None if chunk.checksum is None else chunk.checksum.start()
-        try:
-            got = await self._receiver.receive(chunk.take(), file, hold, end - file.offset, check)
-        except BaseException:
-            # Whatever went wrong: only acknowledged bytes stay.
-            await self._run(file.discard)
-            raise
-        return await self._run(settle, file, got, chunk.checksum, check)
 
     def _finish(self, record: UploadRecord) -> UploadRecord:
         """Compare, and write down what became of it; the upload's lock is held."""
