@@ -207,8 +207,18 @@ def test_previews_come_into_the_run_folder(fake, client, image_path, tmp_path):
     assert np.allclose(middle, volume.affine.apply([(0.5, 0.5, 0.5)]))
 
 
+class _Counting(Proxy):
+    """Knows how often it was cut."""
+
+    n_cuts = 0
+
+    def cut(self, **words):
+        self.n_cuts += 1
+        super().cut(**words)
+
+
 def test_cuts_in_upload_and_watch_and_download(fake, live, places, finished, image_path, tmp_path):
-    proxy = Proxy(live)
+    proxy = _Counting(live)
     try:
         with lm.Client(proxy.url, places=places) as client:
             client.context = _quick(client.context)
