@@ -15,13 +15,14 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -32,8 +33,11 @@ __all__ = [
     "FileSource",
     "attachment",
     "parse_ranges",
+    "readable",
     "send_bytes",
 ]
+
+F = TypeVar("F", bound=Callable[..., Response])
 
 _RANGE = re.compile(r"(\d{0,18})-(\d{0,18})", re.ASCII)
 _MAX_RANGES = 32
@@ -160,6 +164,41 @@ def send_bytes(
     return StreamingResponse(
         source.read(start, stop), status_code=status, headers=told, media_type=media_type
     )
+
+
+def readable(
+    router: APIRouter,
+    path: str,
+    *,
+    operation: str,
+    summaries: tuple[str, str],
+    responses: dict[int | str, dict[str, Any]],
+) -> Callable[[F], F]:
+    """Make a function that ends in :func:`send_bytes` the route of GET and of HEAD.
+
+    Args:
+        router: of the route.
+        path: of the route.
+        operation: id of GET.
+        summaries: of GET and of HEAD.
+        responses: of both.
+    """
+
+    def add(function: F) -> F:
+        known = (("HEAD", f"head_{operation.removeprefix('get_')}"), ("GET", operation))
+        for (method, name), summary in zip(known, reversed(summaries), strict=True):
+            router.add_api_route(
+                path,
+                function,
+                methods=[method],
+                operation_id=name,
+                summary=summary,
+                response_class=Response,
+                responses=responses,
+            )
+        return function
+
+    return add
 
 
 def attachment(name: str) -> str:

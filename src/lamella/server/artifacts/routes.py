@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from lamella.server.artifacts.ranges import attachment, send_bytes
+from lamella.server.artifacts.ranges import attachment, readable, send_bytes
 from lamella.server.artifacts.service import Artifact, Artifacts, Preparing
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.jobs.documents import iso_time
@@ -68,14 +68,13 @@ def list_artifacts(
     return [_document(request, services, job_id, item) for item in artifacts.list(record)]
 
 
-@router.get(
-    "/{job_id}/artifacts/{name}", operation_id="get_artifact", summary="An artifact",
-    response_class=Response, responses={**_BYTES, **problems(404, 416, 501)},
-)  # fmt: skip
-@router.head(
-    "/{job_id}/artifacts/{name}", operation_id="head_artifact", summary="Size of an artifact",
-    response_class=Response, responses={**_BYTES, **problems(404, 416, 501)},
-)  # fmt: skip
+@readable(
+    router,
+    "/{job_id}/artifacts/{name}",
+    operation="get_artifact",
+    summaries=("An artifact", "Size of an artifact"),
+    responses={**_BYTES, **problems(404, 416, 501)},
+)
 def get_artifact(
     job_id: str, name: str, request: Request, services: ServicesDep, who: Reader
 ) -> Response:
@@ -84,14 +83,13 @@ def get_artifact(
     return _answer(request, services, services.artifacts.get(record, name), job_id)
 
 
-@open_router.get(
-    "/{job_id}/{name}", operation_id="get_signed_artifact", summary="An artifact, signed",
-    response_class=Response, responses={**_BYTES, **problems(403, 404, 410, 416, 501)},
-)  # fmt: skip
-@open_router.head(
-    "/{job_id}/{name}", operation_id="head_signed_artifact", summary="Size of an artifact, signed",
-    response_class=Response, responses={**_BYTES, **problems(403, 404, 410, 416, 501)},
-)  # fmt: skip
+@readable(
+    open_router,
+    "/{job_id}/{name}",
+    operation="get_signed_artifact",
+    summaries=("An artifact, signed", "Size of an artifact, signed"),
+    responses={**_BYTES, **problems(403, 404, 410, 416, 501)},
+)
 def get_signed_artifact(
     job_id: str,
     name: str,

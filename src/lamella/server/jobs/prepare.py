@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamella.core.errors import LamellaError
 from lamella.server.problems import ProtocolError
+from lamella.server.volumes.paths import volume_of
 from lamella.server.worker import NamedPath, SegmentWork
 from lamella.wire.job import JobSpec
 
@@ -14,11 +15,9 @@ if TYPE_CHECKING:
     from lamella.jobs.machine import JobRecord
     from lamella.server.services import Services
 
-__all__ = ["VOLUME_PREFIX", "name_of", "prepare_job", "recall_inputs", "volume_of"]
+__all__ = ["name_of", "prepare_job", "recall_inputs"]
 
 logger = logging.getLogger(__name__)
-
-VOLUME_PREFIX = "volume:"
 
 
 def prepare_job(services: Services, record: JobRecord) -> dict[str, Any]:
@@ -67,19 +66,6 @@ def recall_inputs(services: Services, record: JobRecord) -> None:
         raise
     except LamellaError as error:
         logger.info("job %s: %s", record.id, error)
-
-
-def volume_of(text: str) -> tuple[str, str] | None:
-    """Id of a volume and the path within it; None for a path or an address.
-
-    Examples:
-        >>> volume_of("volume:4f/slice.tif"), volume_of("/srv/scan.mrc")
-        (('4f', 'slice.tif'), None)
-    """
-    if not text.startswith(VOLUME_PREFIX):
-        return None
-    volume_id, _, inside = text.removeprefix(VOLUME_PREFIX).partition("/")
-    return volume_id, inside
 
 
 def name_of(services: Services, text: str) -> str:

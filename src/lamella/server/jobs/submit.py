@@ -18,13 +18,13 @@ from lamella.core.errors import (
     ConflictError,
     ForbiddenError,
     InputError,
-    LamellaError,
     MissingPathError,
     StorageError,
 )
 from lamella.jobs.machine import NewJob
 from lamella.server.artifacts.make import check_suffix
-from lamella.server.jobs.prepare import volume_of
+from lamella.server.volumes.owned import owned_volume
+from lamella.server.volumes.paths import volume_of
 from lamella.wire.problem import Problem
 from lamella.wire.upload import VolumeSpec
 
@@ -165,7 +165,7 @@ def _input_volume(
         services.volumes.resolve(text, owner)
         return None
     else:
-        record = _own_volume(services, known[0], owner)
+        record = owned_volume(services, who, known[0])
     record = services.volumes.wait(record.id, _FETCH_S)
     if record.state == "preparing":
         raise ConflictError(
@@ -177,19 +177,6 @@ def _input_volume(
         raise Problem.model_validate(record.problem).to_error()
     if known is not None:
         services.volumes.resolve(text, owner)
-    return record
-
-
-def _own_volume(services: Services, volume_id: str, owner: str | None) -> VolumeRecord:
-    missing = MissingPathError(
-        f"there is no volume {volume_id[:80]!r}", hint="GET /api/v1/volumes lists yours"
-    )
-    try:
-        record: VolumeRecord = services.volumes.get(volume_id)
-    except LamellaError:
-        raise missing from None
-    if owner is not None and record.owner != owner:
-        raise missing
     return record
 
 

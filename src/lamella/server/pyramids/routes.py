@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as PathParameter
 
 from lamella.core.errors import MissingPathError
-from lamella.server.artifacts.ranges import FileSource, send_bytes
+from lamella.server.artifacts.ranges import FileSource, readable, send_bytes
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.jobs.documents import iso_time
 from lamella.server.jobs.owned import owned_job
@@ -21,7 +21,7 @@ from lamella.server.open_access import SharedRoute, allow_all, base_url
 from lamella.server.problems import ProtocolError, problems
 from lamella.server.pyramids.service import Pyramid, RunLabels
 from lamella.server.services import Services
-from lamella.server.volumes.rows import VolumeRecord, no_volume
+from lamella.server.volumes.owned import owned_volume
 from lamella.wire.job import ViewUrl
 
 __all__ = ["open_router", "router"]
@@ -62,7 +62,7 @@ def get_volume_view_url(
     volume_id: str, request: Request, services: ServicesDep, who: VolumeReader
 ) -> ViewUrl:
     """Where viewers read a volume as OME-Zarr without a token; its pyramid is begun if need be."""
-    pyramid = services.pyramids.of_volume(_owned_volume(services, who, volume_id))
+    pyramid = services.pyramids.of_volume(owned_volume(services, who, volume_id))
     return _view_url(request, services, _VOLUME, volume_id, "ome.zarr", pyramid)
 
 
@@ -88,30 +88,28 @@ def get_job_view_url(
     return _view_url(request, services, _JOB, job_id, f"{labels}.ome.zarr", pyramid)
 
 
-@router.get(
-    "/volumes/{volume_id}/ome.zarr/{inside:path}", operation_id="get_volume_zarr",
-    summary="A file of a volume's OME-Zarr", response_class=Response, responses=_RESPONSES,
-)  # fmt: skip
-@router.head(
-    "/volumes/{volume_id}/ome.zarr/{inside:path}", operation_id="head_volume_zarr",
-    summary="Whether there is such a file", response_class=Response, responses=_RESPONSES,
-)  # fmt: skip
+@readable(
+    router,
+    "/volumes/{volume_id}/ome.zarr/{inside:path}",
+    operation="get_volume_zarr",
+    summaries=("A file of a volume's OME-Zarr", "Whether there is such a file"),
+    responses=_RESPONSES,
+)
 def get_volume_zarr(
     volume_id: str, inside: Inside, request: Request, services: ServicesDep, who: VolumeReader
 ) -> Response:
     """A document or a chunk; a chunk that is not there holds nothing but the fill value (404)."""
-    pyramid = services.pyramids.of_volume(_owned_volume(services, who, volume_id))
+    pyramid = services.pyramids.of_volume(owned_volume(services, who, volume_id))
     return _send(request, pyramid, inside)
 
 
-@router.get(
-    "/jobs/{job_id}/{labels}.ome.zarr/{inside:path}", operation_id="get_job_zarr",
-    summary="A file of labels as OME-Zarr", response_class=Response, responses=_RESPONSES,
-)  # fmt: skip
-@router.head(
-    "/jobs/{job_id}/{labels}.ome.zarr/{inside:path}", operation_id="head_job_zarr",
-    summary="Whether there is such a file", response_class=Response, responses=_RESPONSES,
-)  # fmt: skip
+@readable(
+    router,
+    "/jobs/{job_id}/{labels}.ome.zarr/{inside:path}",
+    operation="get_job_zarr",
+    summaries=("A file of labels as OME-Zarr", "Whether there is such a file"),
+    responses=_RESPONSES,
+)
 def get_job_zarr(
     job_id: str,
     labels: RunLabels,
@@ -128,16 +126,13 @@ def get_job_zarr(
 # --- Signed -------------------------------------------------------------------------------------
 
 
-@open_router.get(
-    "/{sealed}/volumes/{volume_id}/ome.zarr/{inside:path}", operation_id="view_volume_zarr",
-    summary="A file of a volume's OME-Zarr, signed", response_class=Response,
+@readable(
+    open_router,
+    "/{sealed}/volumes/{volume_id}/ome.zarr/{inside:path}",
+    operation="view_volume_zarr",
+    summaries=("A file of a volume's OME-Zarr, signed", "Whether there is such a file, signed"),
     responses={**_RESPONSES, **problems(403)},
-)  # fmt: skip
-@open_router.head(
-    "/{sealed}/volumes/{volume_id}/ome.zarr/{inside:path}", operation_id="head_view_volume_zarr",
-    summary="Whether there is such a file, signed", response_class=Response,
-    responses={**_RESPONSES, **problems(403)},
-)  # fmt: skip
+)
 def view_volume_zarr(
     sealed: str, volume_id: str, inside: Inside, request: Request, services: ServicesDep
 ) -> Response:
@@ -146,16 +141,13 @@ def view_volume_zarr(
     return _send(request, services.pyramids.of_volume_id(volume_id), inside)
 
 
-@open_router.get(
-    "/{sealed}/jobs/{job_id}/{labels}.ome.zarr/{inside:path}", operation_id="view_job_zarr",
-    summary="A file of labels as OME-Zarr, signed", response_class=Response,
+@readable(
+    open_router,
+    "/{sealed}/jobs/{job_id}/{labels}.ome.zarr/{inside:path}",
+    operation="view_job_zarr",
+    summaries=("A file of labels as OME-Zarr, signed", "Whether there is such a file, signed"),
     responses={**_RESPONSES, **problems(403)},
-)  # fmt: skip
-@open_router.head(
-    "/{sealed}/jobs/{job_id}/{labels}.ome.zarr/{inside:path}", operation_id="head_view_job_zarr",
-    summary="Whether there is such a file, signed", response_class=Response,
-    responses={**_RESPONSES, **problems(403)},
-)  # fmt: skip
+)
 def view_job_zarr(
     sealed: str,
     job_id: str,
@@ -173,13 +165,6 @@ def view_job_zarr(
 def allow_view() -> Response:
     """What pages of other origins may do here."""
     return allow_all()
-
-
-def _owned_volume(services: Services, who: Principal, volume_id: str) -> VolumeRecord:
-    record: VolumeRecord = services.volumes.get(volume_id)
-    if not who.may_see(record.owner):
-        raise no_volume(volume_id)
-    return record
 
 
 def _view_url(

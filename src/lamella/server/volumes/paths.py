@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 from lamella.core.errors import ForbiddenError, InputError, MissingPathError
 
-__all__ = ["ServerRoots", "is_s3"]
+__all__ = ["ServerRoots", "is_s3", "volume_of"]
 
 _S3 = "s3://"
+_VOLUME = "volume:"
+"""Begins the name of a volume where a path could stand."""
 
 
 def is_s3(text: str) -> bool:
@@ -25,6 +27,19 @@ def is_s3(text: str) -> bool:
         (True, False)
     """
     return text.lower().startswith(_S3)
+
+
+def volume_of(text: str) -> tuple[str, str] | None:
+    """Id of a volume and the path within it; None for a path or an address.
+
+    Examples:
+        >>> volume_of("volume:4f/slice.tif"), volume_of("/srv/scan.mrc")
+        (('4f', 'slice.tif'), None)
+    """
+    if not text.startswith(_VOLUME):
+        return None
+    volume_id, _, inside = text.removeprefix(_VOLUME).partition("/")
+    return volume_id, inside
 
 
 class ServerRoots:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from lamella.core.errors import ConflictError
 from lamella.server.auth import Principal, ServicesDep, require
 from lamella.server.problems import problems
-from lamella.server.volumes.rows import VolumeRecord, no_volume
+from lamella.server.volumes.owned import owned_volume
 from lamella.server.volumes.service import Volumes
 from lamella.wire.upload import VolumeDoc, VolumeSpec
 
@@ -55,7 +55,7 @@ def list_volumes(
 @router.get("/{volume_id}", operation_id="get_volume", responses=problems(404))
 def get_volume(volume_id: str, who: Reader, services: ServicesDep) -> VolumeDoc:
     """One volume: its state, geometry, notes, or why it was refused."""
-    return _seen(services.volumes, who, volume_id).to_document()
+    return owned_volume(services, who, volume_id).to_document()
 
 
 @router.delete(
@@ -67,19 +67,11 @@ def get_volume(volume_id: str, who: Reader, services: ServicesDep) -> VolumeDoc:
 )
 def delete_volume(volume_id: str, request: Request, who: Writer, services: ServicesDep) -> Response:
     """Delete a volume and its files; refused while a job uses it."""
-    volumes: Volumes = services.volumes
-    record = _seen(volumes, who, volume_id)
+    record = owned_volume(services, who, volume_id)
     if record.state == "preparing":
         raise ConflictError(
             f"volume {volume_id} is being prepared", hint="delete it once that is done"
         )
-    volumes.remove(volume_id)
+    services.volumes.remove(volume_id)
     services.audit.record(request, action="volume.delete", target=volume_id, status=204)
     return Response(status_code=204)
-
-
-def _seen(volumes: Volumes, who: Principal, volume_id: str) -> VolumeRecord:
-    record = volumes.get(volume_id)
-    if not who.may_see(record.owner):
-        raise no_volume(volume_id)
-    return record

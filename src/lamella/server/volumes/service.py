@@ -27,7 +27,7 @@ from lamella.server.volumes.children import Children
 from lamella.server.volumes.copies import Copies
 from lamella.server.volumes.entries import EntryNames, entry_path
 from lamella.server.volumes.materialise import DATA_NAME, Materialiser
-from lamella.server.volumes.paths import ServerRoots, is_s3
+from lamella.server.volumes.paths import ServerRoots, is_s3, volume_of
 from lamella.server.volumes.rows import (
     VolumeRecord,
     delete_volume,
@@ -46,12 +46,10 @@ if TYPE_CHECKING:
     from lamella.server.uploads.rows import UploadRecord
     from lamella.server.uploads.service import Uploads
 
-__all__ = ["VOLUME_PREFIX", "Removable", "Volumes"]
+__all__ = ["Removable", "Volumes"]
 
 logger = logging.getLogger(__name__)
 
-VOLUME_PREFIX = "volume:"
-"""Begins the name of a volume where a path could stand."""
 _N_THREADS = 2
 _PROBE_S = 120.0
 _SLOWEST_BYTES_PER_S = 20e6
@@ -262,9 +260,10 @@ class Volumes:
         """
         if is_s3(text):
             return self.path_of(self._fetched(text, owner or ""))
-        if not text.startswith(VOLUME_PREFIX):
+        known = volume_of(text)
+        if known is None:
             return self.roots.resolve(text)
-        volume_id, _, inside = text.removeprefix(VOLUME_PREFIX).partition("/")
+        volume_id, inside = known
         record = self.get(volume_id)
         if owner is not None and record.owner != owner:
             raise no_volume(volume_id)
