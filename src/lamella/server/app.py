@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -97,15 +96,7 @@ def create_app(settings: Settings, services: Services | None = None) -> FastAPI:
 def iter_routers() -> Iterator[APIRouter]:
     """Every router of the application, each below :data:`PREFIX`."""
     for module in _ROUTERS:
-        if _exists(module):
-            found = importlib.import_module(module)
-            for name in ("router", "open_router"):
-                if hasattr(found, name):
-                    yield getattr(found, name)
-
-
-def _exists(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+        found = importlib.import_module(module)
+        for name in ("router", "open_router"):
+            if hasattr(found, name):
+                yield getattr(found, name)

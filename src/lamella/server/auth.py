@@ -6,7 +6,8 @@ A route says what it needs, a thing says whose it is::
     def get_job(job_id: str, who: Annotated[Principal, require("jobs:read")],
                 services: ServicesDep) -> JobDoc:
         record = services.jobs.get(job_id)
-        who.check_owner(record.owner, f"there is no job {job_id!r}")
+        if not who.may_see(record.owner):
+            raise MissingPathError(f"there is no job {job_id!r}")
 
 What belongs to somebody else is not found (404): that it exists is nobody's business.
 """
@@ -26,7 +27,6 @@ from starlette.websockets import WebSocket
 
 from lamella.core.errors import (
     ForbiddenError,
-    MissingPathError,
     TooManyRequestsError,
     UnauthenticatedError,
 )
@@ -71,18 +71,9 @@ class Principal:
         """Whether a thing of this owner is theirs to see."""
         return self.is_admin or owner == self.user
 
-    def check_owner(self, owner: str, message: str) -> None:
-        """Raise as if there were no such thing, when it is somebody else's.
 
-        Raises:
-            MissingPathError: with the message.
-        """
-        if not self.may_see(owner):
-            raise MissingPathError(message)
-
-
-def get_services(connection: HTTPConnection) -> Services:
-    """What the application works with."""
+async def get_services(connection: HTTPConnection) -> Services:
+    """What the application works with; ``async``, or every request would visit a thread for it."""
     return cast("Services", connection.app.state.services)
 
 

@@ -37,10 +37,7 @@ class PathNames:
         paths = sorted(self._names, key=len, reverse=True)
         self._pattern = re.compile(
             "|".join(
-                re.escape(path) + ("/?" if not self._names[path] else "") + _END
-                if self._names[path]
-                else re.escape(path) + "(?:/|" + _END + ")"
-                for path in paths
+                re.escape(path) + (_END if self._names[path] else f"(?:/|{_END})") for path in paths
             )
             or r"(?!)"
         )

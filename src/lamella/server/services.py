@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import shutil
@@ -184,10 +183,7 @@ def open_services(settings: Settings, *, places: Places | None = None) -> Servic
     )
     _add_gauges(services)
     for name, module, function in _PARTS:
-        if importlib.util.find_spec(module) is not None:
-            make = getattr(importlib.import_module(module), function, None)
-            if make is not None:
-                setattr(services, name, make(services))
+        setattr(services, name, getattr(importlib.import_module(module), function)(services))
     return services
 
 

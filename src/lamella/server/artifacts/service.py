@@ -29,6 +29,7 @@ from lamella.wire.job import JobSpec
 if TYPE_CHECKING:
     from lamella.jobs.machine import JobRecord
     from lamella.server.services import Services
+    from lamella.server.storage import Storage
 
 __all__ = ["Artifact", "Artifacts", "Preparing"]
 
@@ -85,6 +86,8 @@ class Artifacts:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._data_dir = services.settings.data_dir
+        # Of another machine, where there is one.
+        self._storage: Storage | None = services.storage if services.storage.is_remote else None
         self._lock = threading.Lock()
         self._hashes: OrderedDict[tuple[str, int, int], str] = OrderedDict()
         self._indices: OrderedDict[str, TarIndex] = OrderedDict()
@@ -93,8 +96,7 @@ class Artifacts:
 
     def start(self) -> None:
         """Begin to put what jobs leave into the storage, where that is another machine's."""
-        storage = self._services.storage
-        if storage is not None and storage.is_remote:
+        if self._storage is not None:
             self._keeper = threading.Thread(target=self._keep_all, name="artifacts", daemon=True)
             self._keeper.start()
 
@@ -146,9 +148,8 @@ class Artifacts:
 
     def address(self, job_id: str, name: str) -> str | None:
         """Where the storage itself gives an artifact; None where this server does."""
-        services = self._services
-        storage = services.storage
-        if storage is None or not storage.is_remote or not services.settings.presign:
+        services, storage = self._services, self._storage
+        if storage is None or not services.settings.presign:
             return None
         key = _key(job_id, name)
         if storage.size(key) is None:
@@ -157,8 +158,8 @@ class Artifacts:
 
     def keep(self, job_id: str) -> None:
         """Put what a finished job left into the storage, where that is another machine's."""
-        storage = self._services.storage
-        if storage is None or not storage.is_remote:
+        storage = self._storage
+        if storage is None:
             return
         record = self._services.jobs.get(job_id)
         if record.state != "finished":
@@ -170,16 +171,15 @@ class Artifacts:
             if isinstance(artifact.source, FileSource):
                 storage.put(artifact.source.path, _key(job_id, name))
             else:
-                self._keep_archive(job_id, artifact.source)
+                self._keep_archive(storage, job_id, artifact.source)
 
     def forget(self, job_id: str) -> None:
         """Let go of a job that is removed."""
         with self._lock:
             self._indices.pop(job_id, None)
-        storage = self._services.storage
-        if storage is not None and storage.is_remote:
+        if self._storage is not None:
             try:
-                storage.delete_folder(f"jobs/{job_id}")
+                self._storage.delete_folder(f"jobs/{job_id}")
             except LamellaError:
                 logger.exception("the artifacts of job %s stay in the storage", job_id)
 
@@ -268,13 +268,13 @@ class Artifacts:
         if state.problem is not None:
             raise state.problem.to_error()
 
-    def _keep_archive(self, job_id: str, source: ByteSource) -> None:
+    def _keep_archive(self, storage: Storage, job_id: str, source: ByteSource) -> None:
         partial = artifacts_folder(self._data_dir, job_id) / f".{TAR_NAME}.partial"
         try:
             with partial.open("wb") as stream:
                 for piece in source.read(0, source.n_bytes):
                     stream.write(piece)
-            self._services.storage.put(partial, _key(job_id, TAR_NAME))
+            storage.put(partial, _key(job_id, TAR_NAME))
         finally:
             partial.unlink(missing_ok=True)
 

@@ -16,9 +16,7 @@ def open_volumes(services: "Services") -> "Volumes":
     from lamella.server.volumes.service import Volumes
 
     def on_ready(volume_id: str) -> None:
-        pyramids = getattr(services, "pyramids", None)
-        if pyramids is not None:
-            pyramids.prepare(volume_id)
+        services.pyramids.prepare(volume_id)
 
     volumes = Volumes(
         services.settings.data_dir / "volumes",
@@ -29,5 +27,5 @@ def open_volumes(services: "Services") -> "Volumes":
         is_used=lambda volume_id: services.jobs.uses_volume(volume_id),
         on_ready=on_ready,
     )
-    services.uploads.maker = volumes
+    services.uploads.finisher.maker = volumes
     return volumes
