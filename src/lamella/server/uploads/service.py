@@ -12,13 +12,12 @@ import os
 import shutil
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -27,11 +26,11 @@ from lamella.jobs.database import Database
 from lamella.server.uploads.append import Chunk, check_at_end, check_chunk, settle
 from lamella.server.uploads.file import (
     DATA_NAME,
-    RunningHash,
     UploadFile,
     committed_offset,
     create_folder,
 )
+from lamella.server.uploads.finish import Finisher, Hashes
 from lamella.server.uploads.join import check_parts, copy_parts
 from lamella.server.uploads.locks import UploadLocks
 from lamella.server.uploads.protocol import Checksum, TusError, parse_sha256
@@ -48,31 +47,17 @@ from lamella.server.uploads.rows import (
 )
 from lamella.server.uploads.space import Space, SpaceLimits
 from lamella.server.uploads.threads import make_threads, outlast
-from lamella.wire.problem import Problem
 
-__all__ = ["NewUpload", "Uploads", "VolumeMaker"]
+__all__ = ["NewUpload", "Uploads"]
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_MAX_HASHES = 4096
 _MAX_OWNERS = 100_000
 _RENEW_SHARE = 0.9
 """The expiry is written anew when less than this share of it is left."""
 _ORPHAN_S = 3600.0
-
-
-class VolumeMaker(Protocol):
-    """Makes volumes of finished uploads."""
-
-    def adopt(self, connection: Connection, upload: UploadRecord) -> str:
-        """Write the row of the volume, within the transaction that finishes the upload."""
-        ...
-
-    def begin(self, volume_id: str) -> None:
-        """Prepare it, in the background."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +103,6 @@ class Uploads:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.maker: VolumeMaker | None = None
         self.space = Space(folder, database, limits)
         self._database = database
         self._expiry_s = expiry_s
@@ -129,7 +113,8 @@ class Uploads:
         self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
         self._receiver = BodyReceiver(self._threads, self._readers)
         self._locks = UploadLocks()
-        self._hashes: OrderedDict[str, RunningHash] = OrderedDict()
+        self._hashes = Hashes()
+        self.finisher = Finisher(folder, database, self._hashes, expiry_s=expiry_s, clock=clock)
         self._owners: dict[str, str] = {}
         self._joining: dict[tuple[str, ...], asyncio.Task[UploadRecord]] = {}
 
@@ -181,7 +166,7 @@ class Uploads:
         """Finish an upload of no bytes, which no PATCH will ever end."""
         if record.n_bytes != 0 or record.state != "open":
             return record
-        return await self._run(self._finish, record)
+        return await self._run(self.finisher.finish, record)
 
     def known_owner(self, upload_id: str) -> str | None:
         """Whose an upload is, if that was asked before."""
@@ -212,7 +197,7 @@ class Uploads:
             record = await self._run(self._usable, upload_id)
             offset = await self._run(self.offset_of, record)
             if record.state == "open" and offset == record.n_bytes:
-                record = await self._run(self._finish, record)
+                record = await self._run(self.finisher.finish, record)
             return record, offset
 
     async def append(self, upload_id: str, chunk: Chunk) -> tuple[UploadRecord, int]:
@@ -414,79 +399,16 @@ class Uploads:
     ) -> tuple[UploadRecord, int]:
         """Make safe what came, and finish the upload that is whole."""
         offset = settle(file, got, checksum, check)
-        return (self._finish(record) if offset == record.n_bytes else record), offset
+        return (self.finisher.finish(record) if offset == record.n_bytes else record), offset
 
     def _open(self, record: UploadRecord) -> UploadFile:
-        running = self._hash_of(record)
+        running = self._hashes.of(record)
         folder = self.folder / record.id
         file = UploadFile(folder, running)
         if running is not None and running.position < file.offset:
             # After a restart: old bytes are read while new ones come.
             self._catch_up.submit(running.catch_up, folder / DATA_NAME, lambda: file.end)
         return file
-
-    def _hash_of(self, record: UploadRecord) -> RunningHash | None:
-        if record.is_partial and "sha256" not in record.metadata:
-            return None
-        running = self._hashes.setdefault(record.id, RunningHash())
-        self._hashes.move_to_end(record.id)
-        while len(self._hashes) > _MAX_HASHES:
-            self._hashes.popitem(last=False)
-        return running
-
-    def _finish(self, record: UploadRecord) -> UploadRecord:
-        """Compare, and write down what became of it; the upload's lock is held."""
-        assert record.n_bytes is not None
-        running = self._hash_of(record)
-        digest = None
-        if running is not None:
-            n_bytes = record.n_bytes
-            running.catch_up(self.data_path(record), lambda: n_bytes)
-            digest = running.hexdigest()
-        self._hashes.pop(record.id, None)
-        self._check_whole(record, digest)
-        done = self._database.run(
-            lambda connection: self._mark_finished(
-                connection, replace(record, state="finished", sha256=digest)
-            )
-        )
-        if done.volume is not None and self.maker is not None:
-            self.maker.begin(done.volume)
-        return done
-
-    def _check_whole(self, record: UploadRecord, digest: str | None) -> None:
-        told = record.metadata.get("sha256")
-        if told is None or digest == parse_sha256(told):
-            return
-        error = ChecksumError(
-            f"the whole file's SHA-256 is {digest}, announced was {parse_sha256(told)}",
-            hint="the file changed while it was sent, or was damaged on the way: upload it again",
-        )
-        problem = Problem.from_error(error).model_dump(mode="json")
-        self._database.run(
-            lambda connection: update_upload(
-                connection, record.id, state="rejected", problem=problem, idempotency_key=None
-            )
-        )
-        self._drop(record.id)
-        raise error
-
-    def _mark_finished(self, connection: Connection, record: UploadRecord) -> UploadRecord:
-        record = replace(record, expires=self._clock() + self._expiry_s)
-        has_volume = not record.is_partial and record.metadata.get("volume") != "0"
-        if self.maker is not None and has_volume and record.n_bytes:
-            record = replace(record, volume=self.maker.adopt(connection, record))
-        update_upload(
-            connection,
-            record.id,
-            state=record.state,
-            sha256=record.sha256,
-            expires=record.expires,
-            volume=record.volume,
-        )
-        for part in record.parts or ():
-            update_upload(connection, part, state="joined", joined=record.id)
-        return record
 
     def _join(self, new: NewUpload, parts: tuple[str, ...]) -> UploadRecord:
         found = [self.get(part) for part in dict.fromkeys(parts)]
@@ -497,12 +419,12 @@ class Uploads:
         whole = replace(new, n_bytes=n_bytes, parts=parts)
         record = self.create(whole, n_replaced=sum(sizes.values()))
         try:
-            with UploadFile(self.folder / record.id, self._hash_of(record)) as file:
+            with UploadFile(self.folder / record.id, self._hashes.of(record)) as file:
                 copy_parts(file, [self.folder / part / DATA_NAME for part in parts])
         except BaseException:
             self._remove(record.id)
             raise
-        done = self._finish(record)
+        done = self.finisher.finish(record)
         for part in sizes:
             self._drop(part)
         return done
@@ -519,7 +441,7 @@ class Uploads:
         self._drop(upload_id)
 
     def _drop(self, upload_id: str) -> None:
-        self._hashes.pop(upload_id, None)
+        self._hashes.drop(upload_id)
         shutil.rmtree(self.folder / upload_id, ignore_errors=True)
 
     def _recover(self) -> None:
@@ -528,7 +450,7 @@ class Uploads:
         for record in found:
             try:
                 if self.offset_of(record) == record.n_bytes:
-                    self._finish(record)
+                    self.finisher.finish(record)
                 elif record.parts is not None:
                     # Joining was cut: nobody knows this id, and the parts are still there.
                     self._remove(record.id)
