@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 
 from lamella.core.places import Places
 from lamella.jobs.batch_system import ClusterOptions
+from lamella.jobs.cluster import ClusterExecutor
 from lamella.server.app import create_app
-from lamella.server.cluster import ServerCluster
 from lamella.server.services import open_services
 from lamella.server.settings import Settings
 from lamella.testing.dask import DaskSite
@@ -67,7 +67,7 @@ def test_ready_knows_the_cluster(dask, tmp_path):
 
 def test_a_cluster_that_starts_workers_when_they_are_needed_is_ready_without():
     options = ClusterOptions(kind="local", options={"minimum": 0, "maximum": 2})
-    cluster = ServerCluster(options)
+    cluster = ClusterExecutor(options)
     try:
         assert cluster.workers() == []
         assert cluster.problem() is None

@@ -99,6 +99,19 @@ class ClusterExecutor:
         """Whether the scheduler runs elsewhere."""
         return self._cluster is None
 
+    def problem(self) -> str | None:
+        """Why no job can run now, as far as was heard last.
+
+        The scheduler's address is not told: whoever asks may have shown no token.
+        """
+        with self._lock:
+            if self._client.status != "running":
+                return "the scheduler cannot be reached"
+            # A batch system starts workers when there is something to do.
+            if not self._workers and not self.options.maximum:
+                return "the scheduler has no workers"
+        return None
+
     def capacity(self) -> dict[str, float]:
         """Threads of the workers that are there, or may come, less what is with the cluster."""
         with self._lock:

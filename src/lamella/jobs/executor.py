@@ -112,6 +112,10 @@ class Executor(Protocol):
         """Whether attempts go on without the server, to be adopted by the next."""
         ...
 
+    def problem(self) -> str | None:
+        """Why no job can run now, if so; asks nobody, and names no address."""
+        ...
+
     def capacity(self) -> dict[str, float]:
         """What is free now."""
         ...

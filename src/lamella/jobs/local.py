@@ -118,6 +118,10 @@ class LocalExecutor:
         """No: these workers end with their server."""
         return False
 
+    def problem(self) -> str | None:
+        """None: workers that end are replaced."""
+        return None
+
     def capacity(self) -> dict[str, float]:
         """Workers that wait for work, and their GPUs."""
         free: dict[str, float] = defaultdict(float, cpu=0.0)

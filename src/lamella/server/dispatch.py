@@ -95,12 +95,8 @@ class ServerDispatcher:
 
     def problem(self) -> str | None:
         """Why the cluster runs no jobs now; None when it does, or there is none."""
-        from lamella.server.cluster import ServerCluster
-
         executor = self.executor
-        if executor is None:
-            return "it has not been connected to yet"
-        return executor.problem() if isinstance(executor, ServerCluster) else None
+        return "it has not been connected to yet" if executor is None else executor.problem()
 
     @property
     def executor(self) -> Executor | None:
@@ -155,13 +151,12 @@ def make_executor(settings: Settings, gpus: Sequence[str], name: str = "local") 
         LamellaError: when a cluster cannot be reached or started.
     """
     if settings.is_on_cluster:
-        from lamella.jobs.cluster import ClusterOptions
-        from lamella.server.cluster import ServerCluster
+        from lamella.jobs.cluster import ClusterExecutor, ClusterOptions
 
         # Ours are taken out; the rest is dask-jobqueue's.
         options = dict(settings.cluster_options)
         ours = {name: options.pop(name) for name in _CLUSTER_OURS if name in options}
-        return ServerCluster(
+        return ClusterExecutor(
             ClusterOptions(
                 scheduler=settings.scheduler,
                 kind=settings.cluster,
