@@ -32,6 +32,7 @@ __all__ = ["Started", "check_exposure", "serve"]
 _ANY = ("", "0.0.0.0", "::")
 _LOCK_NAME = "server.lock"
 _BACKLOG = 1024
+_MAX_FILES = 65_536
 _SWITCH_S = 0.0005
 _GOODBYE_S = 1.5
 
@@ -94,6 +95,7 @@ def serve(
         LamellaError: a part of the server cannot start, such as the connection to a cluster.
     """
     check_exposure(settings)
+    _allow_many_files()
     _make_folder(settings.data_dir)
     with _held(settings), _bound(settings) as listener:
         # Under the lock: a certificate that another server gives must not be replaced.
@@ -180,6 +182,18 @@ def _server(settings: Settings, app: Any, certificate: Certificate | None) -> An
         ssl_keyfile=certificate.key_path if certificate else None,
     )
     return Server(config)
+
+
+def _allow_many_files() -> None:
+    """Take as many open files as the system lets this user have; an upload in flight needs six."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _connection() -> Any:

@@ -6,6 +6,10 @@ import random
 import re
 
 import httpx2
+import psutil
+import pytest
+
+from lamella.testing.server import run_server
 
 BODY = random.Random(5).randbytes(3 * 2**20 + 17)
 
@@ -56,3 +60,16 @@ def test_one_connection_through_a_wrong_checksum_to_a_finished_upload(live_serve
     assert counted is not None
     # The refused bodies were not all read: two of them came whole.
     assert float(counted[1]) >= 2 * len(BODY)
+
+
+def test_a_server_takes_as_many_files_as_it_may(tmp_path):
+    """Six descriptors an upload: the usual 1,024 would end at 170 uploads at once."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        with run_server(tmp_path / "data") as server:
+            found, _ = psutil.Process(server.pid).rlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))

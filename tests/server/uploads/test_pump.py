@@ -323,3 +323,22 @@ def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, s
     assert (got.end, offset) == ("whole", len(body))
     assert (folder / DATA_NAME).read_bytes() == body
     assert hash_of(running, folder, offset) == hashlib.sha256(body).hexdigest()
+
+
+def test_a_pipe_that_cannot_be_had_gives_the_connection_back(receiver, folder, monkeypatch):
+    if not hasattr(os, "splice"):
+        pytest.skip("this system has no splice")
+
+    def fail():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    sender = Sender(10)
+    monkeypatch.setattr(os, "pipe", fail)
+
+    async def whole():
+        with UploadFile(folder) as file, pytest.raises(OSError, match="Too many open files"):
+            await receiver.receive(sender.body, file, Hold(), 10)
+
+    asyncio.run(whole())
+    assert sender.owner.n_left == 10
+    assert sender.body.socket.fileno() == -1

@@ -95,7 +95,11 @@ class BodyReceiver:
 
     async def _pump(self, body: TakenBody, file: UploadFile, hold: Hold, check: Any) -> Reception:
         """Threads move bytes while they come; the event loop waits for more."""
-        pump = SocketPump(body, file, self._writers, check)
+        try:
+            pump = SocketPump(body, file, self._writers, check)
+        except BaseException:
+            body.close()
+            raise
         end: End = "interrupted"
         try:
             with _interruptible(hold, pump.stop):
