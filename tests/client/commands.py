@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from lamella.testing.processes import heeding_interrupts
+
 MODEL = "membrane-3d"
 
 
@@ -14,6 +16,7 @@ def lamella(home, *words):
     return subprocess.Popen(
         [sys.executable, "-m", "lamella", *map(str, words)],
         env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heeding_interrupts,
     )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["exchanged_array", "relay", "run_worker"]
 
 _POLL_S = 0.1
+_LAST_WORDS_S = 1.0
 _STDERR_BYTES = 64 * 1024
 _TAIL_LINES = 12
 _LAST = ("result", "error", "cancelled")
@@ -168,7 +169,7 @@ def _error_of(message: Mapping[str, Any], process: _Worker) -> Exception:
     # Codes of the worker's own are failures of the engine.
     if type(error).code != problem.code:
         error = EngineError(error.message, hint=error.hint, details=error.details)
-    error.details.setdefault("stderr", process.stderr_text()[-4000:])
+    error.details.setdefault("stderr", process.last_words()[-4000:])
     return error
 
 
@@ -231,7 +232,6 @@ class _Worker:
             pass
         if not is_over:
             return None
-        self._readers[1].join(timeout=1.0)
         raise self._death()
 
     def ask_to_stop(self) -> None:
@@ -252,8 +252,9 @@ class _Worker:
             with contextlib.suppress(OSError):
                 stream.close()
 
-    def stderr_text(self) -> str:
-        """The last of what the worker wrote to standard error."""
+    def last_words(self) -> str:
+        """The last of what a worker that ends wrote to standard error; it may be on the way."""
+        self._readers[1].join(timeout=_LAST_WORDS_S)
         return bytes(self._stderr).decode("utf-8", "replace").strip()
 
     def _kill_group(self) -> None:
@@ -273,7 +274,7 @@ class _Worker:
         hint = "what is finished is kept: run the same request again to go on"
         if code == -9:
             hint = "the system may have run out of memory; " + hint
-        text = self.stderr_text()
+        text = self.last_words()
         tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
         return EngineError(
             f"the engine's process {how}" + (f"; its last words:\n{tail}" if tail else ""),

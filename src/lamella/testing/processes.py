@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["ending_with_parent"]
+__all__ = ["ending_with_parent", "heeding_interrupts"]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -20,3 +20,8 @@ def ending_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
             library.prctl(_PR_SET_PDEATHSIG, number)
 
     return ask
+
+
+def heeding_interrupts() -> None:
+    """A ``preexec_fn``: Ctrl-C ends the child, also below a shell's ``&``, which hides it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -7,6 +7,7 @@ import pytest
 
 import lamella as lm
 from lamella.core.errors import ConflictError, LamellaError, MissingPathError
+from lamella.testing.executor import wait_for
 from lamella.workflows.fingerprint import path_fingerprint
 
 
@@ -126,7 +127,8 @@ def refused(site, document, word):
     assert document["state"] == "refused"
     assert word in document["problem"]["message"], document["problem"]
     assert str(site.settings.data_dir) not in str(document)
-    assert site.files() == []
+    # The answer comes first: from then on no crash forgets it.
+    wait_for(lambda: site.files() == [], "what was refused to go")
     with site.services.database.read() as connection:
         assert site.services.uploads.space.used(connection, "ann") == 0
     with pytest.raises(ConflictError, match="was refused"):
