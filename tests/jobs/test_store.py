@@ -504,6 +504,20 @@ def test_only_those_who_wait_have_a_position(store):
 
 
 @pytest.mark.usefixtures("new_views")
+def test_what_needs_no_look_at_the_queue_is_answered_at_once(store):
+    """Only from a file of this machine; elsewhere whoever asks would wait for a network."""
+    job = add(store)
+    assert not store.answers_at_once(job.id), "nobody has looked yet"
+    store.position(job.id)
+    is_file = store.database.dialect == "sqlite"
+    assert store.answers_at_once(job.id) == is_file
+    later = add(store)
+    assert not store.answers_at_once(later.id), "the queue has changed"
+    store.position(later.id)
+    assert store.answers_at_once(job.id) == store.answers_at_once(later.id) == is_file
+
+
+@pytest.mark.usefixtures("new_views")
 def test_estimates_follow_what_jobs_took(store, clock):
     def run(seconds, **values):
         job = add(store, **values)

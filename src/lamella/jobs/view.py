@@ -108,6 +108,11 @@ class ViewCache:
             self._view = view
             return view
 
+    def has_ready(self, queued_id: str | None = None) -> bool:
+        """Whether :meth:`get` would answer without reading the queue."""
+        view = self._view
+        return view is not None and self._is_good(view, queued_id)
+
     def _is_good(self, view: QueueView, queued_id: str | None) -> bool:
         age_s = time.perf_counter() - self._made
         if age_s > max(_MAX_AGE_S, _REST * self._took_s):
