@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from lamella.core.storage import sync_folder
+
 __all__ = ["JOURNAL_NAME", "Journal", "JournalState", "digest", "tile_text", "was_left_at"]
 
 JOURNAL_NAME = "journal.jsonl"
@@ -93,7 +95,7 @@ class Journal:
         """Begin a new journal in place of any other."""
         journal = cls(path.open("wb"))
         journal._append({"format_version": FORMAT_VERSION, "fingerprint": dict(fingerprint)})
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return journal
 
     @classmethod
@@ -146,14 +148,3 @@ def tile_text(tile: Sequence[int]) -> str:
 def was_left_at(run_dir: Path, tile: Sequence[int]) -> bool:
     """Whether the unfinished job of a run folder ran with tiles of this extent."""
     return Journal.read(run_dir / JOURNAL_NAME).fingerprint.get("tile") == tile_text(tile)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Makes the directory entry itself durable; not possible (nor needed) on Windows.
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
