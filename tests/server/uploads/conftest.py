@@ -12,6 +12,7 @@ from lamella.core.places import Places
 from lamella.server.app import create_app
 from lamella.server.services import open_services
 from lamella.server.settings import Settings
+from lamella.server.uploads.file import create_folder
 from lamella.wire.access import TokenSpec
 
 BODY_TYPE = "application/offset+octet-stream"
@@ -23,6 +24,14 @@ def encoded(text: str) -> str:
 
 def checksum(body: bytes, algorithm: str = "sha1") -> str:
     return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, body).digest()).decode()}"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Of an upload that has no bytes yet."""
+    path = tmp_path / "upload"
+    create_folder(path)
+    return path
 
 
 class Tus:

@@ -20,13 +20,6 @@ from lamella.server.uploads.journal import OffsetJournal, read_offset
 PIECES = st.lists(st.binary(max_size=300), min_size=1, max_size=8)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "upload"
-    create_folder(path)
-    return path
-
-
 @given(offsets=st.lists(st.integers(0, 2**62), min_size=1, max_size=6), data=st.data())
 def test_a_journal_cut_at_any_byte_says_what_it_said_before(tmp_path_factory, offsets, data):
     path = tmp_path_factory.mktemp("journal") / "offset"

@@ -26,6 +26,7 @@ from lamella.server.uploads.file import (
 )
 from lamella.server.uploads.locks import Hold, UploadLocks
 from lamella.server.uploads.receive import BodyReceiver
+from lamella.testing.executor import wait_for
 
 
 class Owner:
@@ -68,13 +69,6 @@ def _closed():
     yield
     while Sender.opened:
         Sender.opened.pop().close()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "upload"
-    create_folder(path)
-    return path
 
 
 @pytest.fixture
@@ -130,6 +124,20 @@ def test_a_whole_body(receiver, folder, way, is_checked):
     if check is not None:
         assert check.digest() == hashlib.sha1(body, usedforsecurity=False).digest()
     assert sender.owner.n_left == 0
+
+
+def test_a_hash_that_begins_anew_follows_while_bytes_come(receiver, folder, way):
+    """After a restart: what lies there is read while more comes, and nobody asks for it."""
+    old, new = random.Random(6).randbytes(900_000), random.Random(7).randbytes(900_000)
+    with UploadFile(folder) as file:
+        file.write([old])
+        file.commit()
+    running = RunningHash()
+    sender = Sender(len(new))
+    sender.send(new)
+    receive(receiver, folder, sender, running=running)
+    wait_for(lambda: running.position == len(old + new), "the hash")
+    assert running.hexdigest() == hashlib.sha256(old + new).hexdigest()
 
 
 def test_what_follows_the_body_stays_in_the_socket(receiver, folder, way):

@@ -42,13 +42,17 @@ class RunningHash:
 
     Python cannot store the state of a hash. After a restart it begins at zero and
     :meth:`catch_up` reads what is there, at 2 GB/s, while new bytes already come.
+
+    Args:
+        own: another hash than a new SHA-256.
+        position: where in the file it begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Any = None, position: int = 0) -> None:
         self._lock = threading.Lock()
-        self._hash = hashlib.sha256()
-        self._safe = (0, self._hash.copy())
-        self.position = 0
+        self._hash = hashlib.sha256() if own is None else own
+        self._safe = (position, self._hash.copy())
+        self.position = position
 
     def feed(self, start: int, pieces: Sequence[bytes | memoryview]) -> None:
         """Take bytes that begin at ``start``, if the hash has come so far; else they wait."""
@@ -152,14 +156,19 @@ class UploadFile:
             pieces: in order.
             check: a hash to update as well.
         """
-        self.hash(self.append(pieces), pieces, check)
-
-    def append(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Append only; where the pieces begin, for :meth:`hash`."""
         start = self.end
-        _write_all(self._data, pieces, start)
+        if check is not None:
+            for piece in pieces:
+                check.update(piece)
+        self.append(pieces)
+        # Last: a hash that is catching up reads up to `end`, and takes over from there.
+        if self._running is not None:
+            self._running.feed(start, pieces)
+
+    def append(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append only; :meth:`catch_up` hashes."""
+        _write_all(self._data, pieces, self.end)
         self.end += sum(map(len, pieces))
-        return start
 
     def append_from(self, pipe: int, n_bytes: int) -> None:
         """Append what is in a pipe, without copying it to this process (Linux)."""
@@ -176,26 +185,19 @@ class UploadFile:
             self.end += n_moved
             n_bytes -= n_moved
 
-    def read_into(self, buffer: memoryview, start: int) -> int:
-        """Read bytes that were appended; how many."""
-        n_bytes = os.preadv(self._data, [buffer], start)
-        if not n_bytes:
-            raise OSError(f"{self._path} has fewer bytes than were written: {start}")
-        return n_bytes
-
-    def hash(self, start: int, pieces: Sequence[bytes | memoryview], check: Any = None) -> None:
-        """Hash what was appended, in the same order; perhaps in another thread, and later."""
-        if check is not None:
-            for piece in pieces:
-                check.update(piece)
-        # A hash that is catching up reads up to `end` and takes over from there.
-        if self._running is not None:
-            self._running.feed(start, pieces)
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are bytes that :meth:`catch_up` would hash."""
+        return self._running is not None and self._running.position < self.end
 
     def catch_up(self) -> None:
         """Hash what was appended and not fed, or some of it; in any thread, also once closed."""
         if self._running is not None:
-            self._running.catch_up(self._path, lambda: self.end, _CATCH_UP_BYTES)
+            self.hash_for(self._running, _CATCH_UP_BYTES)
+
+    def hash_for(self, running: RunningHash, most: int | None = None) -> None:
+        """Let a hash catch up, by at most so many bytes; in any thread, also once closed."""
+        running.catch_up(self._path, lambda: self.end, most)
 
     def begin_commit(self) -> None:
         """Let the disk begin with what was written, while more comes; from any thread."""

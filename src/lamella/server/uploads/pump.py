@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lamella.server.body import TakenBody
 from lamella.server.uploads.disk import DiskSync
-from lamella.server.uploads.file import UploadFile
+from lamella.server.uploads.file import RunningHash, UploadFile
 from lamella.server.uploads.threads import Follower
 
 __all__ = ["SocketPump"]
@@ -20,8 +20,8 @@ __all__ = ["SocketPump"]
 State = Literal["whole", "cut", "interrupted", "dry", "turn"]
 
 _STEP_BYTES = 2**20
-_BLOCK_BYTES = 512 * 2**10
-"""Small enough that the processor still has it at hand when it is hashed."""
+_BUFFER_BYTES = 512 * 2**10
+"""Where there is no pipe to move bytes through."""
 _TURN_BYTES = 32 * 2**20
 """After so much, other uploads have the thread."""
 _PATIENCE_MS = 5
@@ -35,21 +35,23 @@ class SocketPump:
         body: taken from its connection.
         file: open upload.
         executor: threads that hash and sync.
-        check: a hash of this body alone; nothing is committed with it.
+        check: a hash of this body alone, updated; nothing is committed with it.
     """
 
     def __init__(self, body: TakenBody, file: UploadFile, executor: Executor, check: Any) -> None:
         self._body = body
         self._file = file
-        self._check = check
-        self._executor = executor
-        self._hash_at = self._start = file.end
-        self._hashing = Follower(executor, file.catch_up if check is None else self._hash)
+        self._start = file.end
+        self._hashing = Follower(executor, file.catch_up)
+        self._checking: Follower | None = None
+        if check is not None:
+            own = RunningHash(check, file.end)
+            self._checking = Follower(executor, lambda: file.hash_for(own))
         self._disk = Follower(executor, DiskSync(file, may_commit=check is None).follow)
         self._poll = select.poll()
         self._poll.register(body.socket, select.POLLIN)
         self._pipe = _Pipe() if hasattr(os, "splice") else None
-        self._buffer = None if self._pipe else memoryview(bytearray(_BLOCK_BYTES))
+        self._buffer = None if self._pipe else memoryview(bytearray(_BUFFER_BYTES))
         self._is_stopped = False
 
     @property
@@ -89,6 +91,8 @@ class SocketPump:
                 return "cut"
             self._hashing.nudge()
             self._disk.nudge()
+            if self._checking is not None:
+                self._checking.nudge()
         return "whole"
 
     async def finish(self) -> None:
@@ -97,11 +101,11 @@ class SocketPump:
         if self._pipe is not None:
             self._pipe.close()
         try:
-            if self._check is not None:
-                await self._hashing.finish()
+            if self._checking is not None:
+                await self._checking.finish()
                 # What came after its last look.
-                self._hashing.nudge()
-                await self._hashing.finish()
+                self._checking.nudge()
+                await self._checking.finish()
         finally:
             await self._disk.finish()
 
@@ -118,14 +122,6 @@ class SocketPump:
             body.n_left -= n_bytes
             self._file.append([self._buffer[:n_bytes]])
         return n_bytes
-
-    def _hash(self) -> None:
-        """Hash what is in the file by now; for the whole file, if it has come so far, too."""
-        buffer = memoryview(bytearray(_BLOCK_BYTES))
-        while (n_bytes := min(self._file.end - self._hash_at, _BLOCK_BYTES)) > 0:
-            block = buffer[: self._file.read_into(buffer[:n_bytes], self._hash_at)]
-            self._file.hash(self._hash_at, [block], self._check)
-            self._hash_at += len(block)
 
 
 class _Pipe:

@@ -212,6 +212,7 @@ class _Feed:
         self._writer: Future[None] | None = None
         self._is_writing = False
         self._error: BaseException | None = None
+        self._hashing = Follower(executor, file.catch_up)
         self._disk = Follower(executor, DiskSync(file, may_commit=check is None).follow)
         self.n_bytes = 0
 
@@ -286,6 +287,9 @@ class _Feed:
 
     def _write_batch(self, pieces: list[bytes]) -> None:
         self._file.write(pieces, self._check)
+        # After a restart: old bytes are read while new ones come.
+        if self._file.is_behind:
+            self._hashing.nudge()
         # The disk follows in a thread of its own: it is slower than the cache, and nobody waits.
         self._disk.nudge()
 

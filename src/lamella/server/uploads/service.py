@@ -13,7 +13,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +109,6 @@ class Uploads:
         n_cores = os.cpu_count() or 1
         self._threads = make_threads(min(32, 4 * n_cores), "upload")
         self._readers = make_threads(min(16, 2 * n_cores), "upload-read")
-        self._catch_up = ThreadPoolExecutor(1, thread_name_prefix="upload-hash")
         self._receiver = BodyReceiver(self._threads, self._readers)
         self._locks = UploadLocks()
         self._hashes = Hashes()
@@ -286,7 +284,6 @@ class Uploads:
         """Wait for what is being written."""
         self._readers.shutdown()
         self._threads.shutdown()
-        self._catch_up.shutdown(cancel_futures=True)
 
     def expire(self) -> tuple[str, ...]:
         """Remove what has expired, unless someone works on it, and folders without an upload."""
@@ -402,13 +399,7 @@ class Uploads:
         return (self.finisher.finish(record) if offset == record.n_bytes else record), offset
 
     def _open(self, record: UploadRecord) -> UploadFile:
-        running = self._hashes.of(record)
-        folder = self.folder / record.id
-        file = UploadFile(folder, running)
-        if running is not None and running.position < file.offset:
-            # After a restart: old bytes are read while new ones come.
-            self._catch_up.submit(running.catch_up, folder / DATA_NAME, lambda: file.end)
-        return file
+        return UploadFile(self.folder / record.id, self._hashes.of(record))
 
     def _join(self, new: NewUpload, parts: tuple[str, ...]) -> UploadRecord:
         found = [self.get(part) for part in dict.fromkeys(parts)]
@@ -419,7 +410,7 @@ class Uploads:
         whole = replace(new, n_bytes=n_bytes, parts=parts)
         record = self.create(whole, n_replaced=sum(sizes.values()))
         try:
-            with UploadFile(self.folder / record.id, self._hashes.of(record)) as file:
+            with self._open(record) as file:
                 copy_parts(file, [self.folder / part / DATA_NAME for part in parts])
         except BaseException:
             self._remove(record.id)
