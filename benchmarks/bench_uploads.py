@@ -284,7 +284,7 @@ def measure_time(arguments):
             found[place] = rates(folder, sample, arguments)
             print(place, json.dumps(found[place]), flush=True)
     keep(
-        "uploads-time",
+        "uploads-time" if arguments.gib == 4 else f"uploads-time-{arguments.gib:g}-gib",
         {
             "gib": arguments.gib,
             "chunk_mib": arguments.chunk_mib,

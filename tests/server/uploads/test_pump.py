@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import random
 import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
@@ -16,8 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.server.body import TakenBody
+from lamella.server.uploads import blocks as blocks_module
+from lamella.server.uploads import file as file_module
 from lamella.server.uploads import pump as pump_module
 from lamella.server.uploads.file import (
+    ALIGNMENT,
     DATA_NAME,
     RunningHash,
     UploadFile,
@@ -77,23 +82,32 @@ def receiver():
         yield BodyReceiver(writers, readers, silence_s=5.0)
 
 
-@pytest.fixture(params=["splice", "buffer", "refused"])
+@pytest.fixture(params=["direct", "cached", "refused"])
 def way(request, monkeypatch):
-    """How bytes get to the file: through a pipe, a buffer, or a pipe that the file refuses."""
-    if request.param != "buffer" and not hasattr(os, "splice"):
-        pytest.skip("this system has no splice")
-    if request.param == "buffer":
-        monkeypatch.delattr(os, "splice", raising=False)
+    """How bytes get to the file: past the cache, through it, or past it if the disk allowed."""
+    # Blocks and what goes past the cache as small as they can be: all that is sent meets both.
+    monkeypatch.setattr(blocks_module, "BLOCK_BYTES", 4 * ALIGNMENT)
+    monkeypatch.setattr(file_module, "_LEAST_DIRECT_BYTES", ALIGNMENT)
+    if request.param == "cached":
+        monkeypatch.setattr(file_module, "_open_direct", lambda path: None)
     if request.param == "refused":
-        splice = os.splice
+        monkeypatch.setattr(file_module, "_open_direct", lambda path: os.open(path, os.O_WRONLY))
+        write_all = file_module._write_all
 
-        def refuse(source, target, n_bytes, **options):
-            if "offset_dst" in options:
+        def refuse(handle, pieces, start):
+            # As a disk with larger sectors: some of them are there already.
+            if is_direct(handle):
+                write_all(handle, [pieces[0][:ALIGNMENT]], start)
                 raise OSError(errno.EINVAL, "Invalid argument")
-            return splice(source, target, n_bytes, **options)
+            write_all(handle, pieces, start)
 
-        monkeypatch.setattr(os, "splice", refuse)
+        monkeypatch.setattr(file_module, "_write_all", refuse)
     return request.param
+
+
+def is_direct(handle):
+    """Whether it can only be written, as the one that writes past the cache."""
+    return fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 def receive(receiver, folder, sender, check=None, running=None):
@@ -217,7 +231,6 @@ def test_more_bodies_than_threads_that_all_wait_for_their_clients(tmp_path, way)
 def test_bodies_take_turns(tmp_path, way, monkeypatch):
     """A fast client does not keep the only thread to itself."""
     monkeypatch.setattr(pump_module, "_TURN_BYTES", 2**16)
-    monkeypatch.setattr(pump_module, "_STEP_BYTES", 2**14)
     bodies = [random.Random(n).randbytes(10**6 + n) for n in range(4)]
     ended = []
 
@@ -273,11 +286,10 @@ def test_the_next_request_takes_over_from_one_that_still_sends(folder, way):
 
 
 def test_a_disk_that_is_full_is_told_and_nothing_of_it_is_safe(receiver, folder, monkeypatch):
-    def fail(self, pipe, n_bytes):
+    def fail(self, pieces):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(UploadFile, "append_from", fail)
-    monkeypatch.setattr(UploadFile, "append", lambda self, pieces: fail(self, None, 0))
+    monkeypatch.setattr(UploadFile, "append", fail)
     sender = Sender(10)
     sender.send(b"0123456789")
     with pytest.raises(OSError, match="No space"):
@@ -310,10 +322,10 @@ def test_the_hash_of_a_cut_and_discarded_body_is_that_of_the_kept_bytes(receiver
 @given(
     sizes=st.lists(st.integers(0, 40_000), min_size=1, max_size=8),
     first=st.integers(0, 3000),
-    step=st.sampled_from([1000, 4096, 2**20]),
+    n_pages=st.sampled_from([1, 2, 1024]),
     seed=st.integers(0, 2**16),
 )
-def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, step, seed):
+def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, n_pages, seed):
     """Moved = sent, however it came."""
     pieces = [random.Random(seed + n).randbytes(size) for n, size in enumerate(sizes)]
     body = random.Random(seed).randbytes(first) + b"".join(pieces) + b"."
@@ -323,7 +335,8 @@ def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, s
     sender.send(*pieces, b".")
     running = RunningHash()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pump_module, "_STEP_BYTES", step)
+        patch.setattr(blocks_module, "BLOCK_BYTES", n_pages * ALIGNMENT)
+        patch.setattr(file_module, "_LEAST_DIRECT_BYTES", ALIGNMENT)
         with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
             got, offset = receive(BodyReceiver(writers, readers), folder, sender, None, running)
     while Sender.opened:
@@ -333,20 +346,38 @@ def test_pieces_of_any_size_make_the_same_file(tmp_path_factory, sizes, first, s
     assert hash_of(running, folder, offset) == hashlib.sha256(body).hexdigest()
 
 
-def test_a_pipe_that_cannot_be_had_gives_the_connection_back(receiver, folder, monkeypatch):
-    if not hasattr(os, "splice"):
-        pytest.skip("this system has no splice")
+def test_bodies_wait_for_memory_that_others_hold(folder, way):
+    """With all blocks lent, a body comes to nothing until one is back, and then whole."""
+    body = random.Random(8).randbytes(200_000)
+    sender = Sender(len(body))
+    sender.send(body)
+    with ThreadPoolExecutor(1) as writers, ThreadPoolExecutor(1) as readers:
+        receiver = BodyReceiver(writers, readers)
+        receiver._blocks = pool = blocks_module.BlockPool(1)
+        held = [pool.take(blocks_module.Share(), 0)]
+        timer = threading.Timer(0.2, held.clear)
+        timer.start()
+        began = time.monotonic()
+        got, _ = receive(receiver, folder, sender, running=(running := RunningHash()))
+        assert time.monotonic() - began > 0.15
+    assert got.end == "whole"
+    assert (folder / DATA_NAME).read_bytes() == body
+    assert hash_of(running, folder, len(body)) == hashlib.sha256(body).hexdigest()
 
-    def fail():
-        raise OSError(errno.EMFILE, "Too many open files")
 
-    sender = Sender(10)
-    monkeypatch.setattr(os, "pipe", fail)
-
-    async def whole():
-        with UploadFile(folder) as file, pytest.raises(OSError, match="Too many open files"):
-            await receiver.receive(sender.body, file, Hold(), 10)
-
-    asyncio.run(whole())
-    assert sender.owner.n_left == 10
-    assert sender.body.socket.fileno() == -1
+def test_the_hash_is_of_what_came_though_it_was_busy_elsewhere(folder, way):
+    """More comes than blocks can wait for: it is taken as the hash gets on, and stays in order."""
+    body = random.Random(9).randbytes(40 * ALIGNMENT + 5)
+    sender = Sender(len(body))
+    sender.send(body)
+    running = RunningHash()
+    with ThreadPoolExecutor(3) as writers, ThreadPoolExecutor(1) as readers:
+        with running._lock:
+            task = writers.submit(
+                receive, BodyReceiver(writers, readers), folder, sender, None, running
+            )
+            time.sleep(0.2)
+            assert not task.done()
+        assert task.result(10)[0].end == "whole"
+    assert (folder / DATA_NAME).read_bytes() == body
+    assert hash_of(running, folder, len(body)) == hashlib.sha256(body).hexdigest()

@@ -9,10 +9,13 @@ import errno
 import hashlib
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lamella.server.uploads.blocks import Block
 from lamella.server.uploads.journal import (
     OffsetJournal,
     begin_sync,
@@ -22,6 +25,7 @@ from lamella.server.uploads.journal import (
 )
 
 __all__ = [
+    "ALIGNMENT",
     "DATA_NAME",
     "JOURNAL_NAME",
     "RunningHash",
@@ -32,9 +36,13 @@ __all__ = [
 
 DATA_NAME = "data"
 JOURNAL_NAME = "offset"
-_BLOCK_BYTES = 512 * 2**10
+_READ_BYTES = 512 * 2**10
 """Small enough that the processor still has it at hand when it is hashed."""
 _CATCH_UP_BYTES = 64 * 2**20
+
+ALIGNMENT = 4096
+"""Of memory and of places in a file that is written past the system's cache, in bytes."""
+_LEAST_DIRECT_BYTES = 2**20
 
 
 class RunningHash:
@@ -53,6 +61,11 @@ class RunningHash:
         self._hash = hashlib.sha256() if own is None else own
         self._safe = (position, self._hash.copy())
         self.position = position
+        self._waiting: deque[tuple[int, memoryview, Block]] = deque()
+        self._gate = threading.Lock()
+        """Of what waits; held for a moment only, and inside the other lock."""
+        self.reach = position
+        """Where what is hashed or waits ends."""
 
     def feed(self, start: int, pieces: Sequence[bytes | memoryview]) -> None:
         """Take bytes that begin at ``start``, if the hash has come so far; else they wait."""
@@ -61,7 +74,20 @@ class RunningHash:
                 return
             for piece in pieces:
                 self._hash.update(piece)
-                self.position += len(piece)
+                self._move_to(self.position + len(piece))
+
+    def offer(self, start: int, block: Block, piece: memoryview) -> bool:
+        """Have bytes of ``block`` that begin at ``start`` hashed soon, by :meth:`catch_up`.
+
+        Returns:
+            False where bytes before them are missing: then they are read from the file later.
+        """
+        with self._gate:
+            if start != self.reach:
+                return False
+            self._waiting.append((start, piece, block))
+            self.reach += len(piece)
+            return True
 
     def keep(self, offset: int) -> None:
         """Bytes up to ``offset`` are safe: a later :meth:`discard` need not go back further."""
@@ -75,9 +101,11 @@ class RunningHash:
 
     def discard(self) -> None:
         """Forget bytes that were not kept."""
-        with self._lock:
+        with self._lock, self._gate:
             self.position, kept = self._safe
             self._hash = kept.copy()
+            self._waiting.clear()
+            self.reach = self.position
 
     def catch_up(self, path: Path, stop: Callable[[], int], most: int | None = None) -> None:
         """Read ``path`` up to ``stop()``, which may change meanwhile, where bytes were not fed.
@@ -87,20 +115,21 @@ class RunningHash:
             stop: bytes that are written.
             most: bytes that are read; the rest is left for another time.
         """
-        if self.position >= stop():
-            return
-        buffer = memoryview(bytearray(_BLOCK_BYTES))
-        with path.open("rb", buffering=0) as stream:
+        with ExitStack() as opened:
+            reader: _Reader | None = None
             while most is None or most > 0:
                 with self._lock:
-                    left = stop() - self.position
-                    if left <= 0:
-                        return
-                    n_bytes = os.preadv(stream.fileno(), [buffer[:left]], self.position)
+                    n_bytes = self._hash_waiting()
                     if not n_bytes:
-                        raise OSError(f"{path} has fewer bytes than were written: {self.position}")
-                    self._hash.update(buffer[:n_bytes])
-                    self.position += n_bytes
+                        left = self._n_in_file(stop())
+                        if left <= 0:
+                            return
+                        if reader is None:
+                            reader = opened.enter_context(_Reader(path))
+                        piece = reader.read(self.position, left)
+                        n_bytes = len(piece)
+                        self._hash.update(piece)
+                        self._move_to(self.position + n_bytes)
                 if most is not None:
                     most -= n_bytes
 
@@ -108,6 +137,52 @@ class RunningHash:
         """Of the bytes up to ``position``."""
         with self._lock:
             return self._hash.hexdigest()
+
+    def _hash_waiting(self) -> int:
+        """Hash the next bytes, if they wait in memory; how many they were."""
+        with self._gate:
+            if not self._waiting or self._waiting[0][0] != self.position:
+                return 0
+            _, piece, _ = self._waiting[0]
+        self._hash.update(piece)
+        with self._gate:
+            self.position += len(piece)
+            self._waiting.popleft()
+        return len(piece)
+
+    def _n_in_file(self, end: int) -> int:
+        """Bytes of the file up to ``end``, or up to those that wait in memory."""
+        with self._gate:
+            if self._waiting:
+                end = min(end, self._waiting[0][0])
+            return end - self.position
+
+    def _move_to(self, position: int) -> None:
+        self.position = position
+        with self._gate:
+            self.reach = max(self.reach, position)
+
+
+class _Reader:
+    """Reads a file through one small buffer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open("rb", buffering=0)
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+
+    def read(self, position: int, most: int) -> memoryview:
+        """Some bytes, at most ``most``; valid until the next are read."""
+        n_bytes = os.preadv(self._stream.fileno(), [self._buffer[:most]], position)
+        if not n_bytes:
+            raise OSError(f"{self._path} has fewer bytes than were written: {position}")
+        return self._buffer[:n_bytes]
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
 
 def create_folder(folder: Path) -> None:
@@ -135,6 +210,7 @@ class UploadFile:
         except OSError:
             self._journal.close()
             raise
+        self._direct = _open_direct(self._path)
         self._running = running
         self.end = self._journal.offset
         """Where the next byte goes."""
@@ -170,20 +246,41 @@ class UploadFile:
         _write_all(self._data, pieces, self.end)
         self.end += sum(map(len, pieces))
 
-    def append_from(self, pipe: int, n_bytes: int) -> None:
-        """Append what is in a pipe, without copying it to this process (Linux)."""
-        while n_bytes:
-            try:
-                n_moved = os.splice(pipe, self._data, n_bytes, offset_dst=self.end)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                # A file system that cannot: the long way.
-                block = os.read(pipe, n_bytes)
-                n_moved = len(block)
-                _write_all(self._data, [block], self.end)
-            self.end += n_moved
-            n_bytes -= n_moved
+    def offer(self, start: int, block: Block, piece: memoryview) -> bool:
+        """Have bytes hashed in memory; whether nothing need be read for that.
+
+        Args:
+            start: where in the file they are, or will be.
+            block: where they are in memory.
+            piece: of its view.
+        """
+        return self._running is None or self._running.offer(start, block, piece)
+
+    def append_direct(self, piece: memoryview) -> None:
+        """Append, past the system's cache (``O_DIRECT``) where that can be and is worth it.
+
+        It saves a copy and the search for free memory.
+
+        Args:
+            piece: its places in memory and in the file agree modulo :data:`ALIGNMENT`.
+        """
+        start = -self.end % ALIGNMENT
+        stop = len(piece) - (self.end + len(piece)) % ALIGNMENT
+        if stop - start < _LEAST_DIRECT_BYTES or self._direct is None:
+            self.append([piece])
+            return
+        self.append([piece[:start]])
+        try:
+            _write_all(self._direct, [piece[start:stop]], self.end)
+            self.end += stop - start
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A disk that wants them aligned to more: not past the cache, then.
+            os.close(self._direct)
+            self._direct = None
+            self.append([piece[start:stop]])
+        self.append([piece[stop:]])
 
     @property
     def is_behind(self) -> bool:
@@ -225,6 +322,8 @@ class UploadFile:
     def close(self) -> None:
         """Close both files; bytes that were not committed are lost."""
         os.close(self._data)
+        if self._direct is not None:
+            os.close(self._direct)
         self._journal.close()
 
     def __enter__(self) -> "UploadFile":
@@ -237,6 +336,17 @@ class UploadFile:
 def committed_offset(folder: Path) -> int:
     """Safe bytes of an upload that nobody has open."""
     return read_offset(folder / JOURNAL_NAME)
+
+
+def _open_direct(path: Path) -> int | None:
+    """Open a file for writing past the system's cache; None where that cannot be."""
+    flag = getattr(os, "O_DIRECT", None)
+    if flag is None:
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | flag)
+    except OSError:
+        return None
 
 
 def _write_all(handle: int, pieces: Sequence[bytes | memoryview], start: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import anyio
 
 from lamella.server.body import TakenBody
+from lamella.server.uploads.blocks import BlockPool
 from lamella.server.uploads.disk import DiskSync
 from lamella.server.uploads.file import UploadFile
 from lamella.server.uploads.locks import Hold
@@ -66,6 +67,7 @@ class BodyReceiver:
         self._writers = writers
         self._readers = readers
         self._silence_s = silence_s
+        self._blocks = BlockPool()
         self._n_active = 0
 
     async def receive(
@@ -95,11 +97,7 @@ class BodyReceiver:
 
     async def _pump(self, body: TakenBody, file: UploadFile, hold: Hold, check: Any) -> Reception:
         """Threads move bytes while they come; the event loop waits for more."""
-        try:
-            pump = SocketPump(body, file, self._writers, check)
-        except BaseException:
-            body.close()
-            raise
+        pump = SocketPump(body, file, self._writers, self._blocks, check)
         end: End = "interrupted"
         try:
             with _interruptible(hold, pump.stop):

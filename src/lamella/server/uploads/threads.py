@@ -20,25 +20,50 @@ class Follower:
 
     Args:
         executor: threads, one of which is used at a time.
-        work: does what there is to do, and ends.
+        work: does what there is to do, or some of it, and ends.
     """
 
     def __init__(self, executor: Executor, work: Callable[[], None]) -> None:
         self._executor = executor
         self._work = work
+        self._lock = threading.Lock()
         self._turn: Future[None] | None = None
+        self._is_running = self._is_wanted = False
 
     def nudge(self) -> None:
-        """Begin a turn, unless one goes on; raise what went wrong in the one before."""
-        if self._turn is None or self._turn.done():
+        """Have a turn that begins after this; raise what went wrong in the last."""
+        with self._lock:
+            if self._is_running:
+                self._is_wanted = True
+                return
             if self._turn is not None:
                 self._turn.result()
-            self._turn = self._executor.submit(self._work)
+            self._begin()
 
     async def finish(self) -> None:
-        """Wait for the turn that goes on; raise what went wrong in it."""
-        if self._turn is not None:
-            await asyncio.wrap_future(self._turn)
+        """Wait until what was nudged is done; raise what went wrong."""
+        while (turn := self._turn) is not None:
+            await asyncio.wrap_future(turn)
+            if turn is self._turn:
+                break
+
+    def _begin(self) -> None:
+        self._is_wanted = False
+        self._turn = self._executor.submit(self._run)
+        self._is_running = True
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException:
+            with self._lock:
+                self._is_running = False
+            raise
+        with self._lock:
+            self._is_running = False
+            # By way of the executor: others may have their turns between.
+            if self._is_wanted:
+                self._begin()
 
 
 async def outlast(future: "asyncio.Future[Result]") -> Result:
