@@ -296,6 +296,13 @@ def test_a_disk_that_is_full_is_told_and_nothing_of_it_is_safe(receiver, folder,
         receive(receiver, folder, sender)
     assert committed_offset(folder) == 0
     assert sender.body.socket.fileno() == -1
+    # Nobody keeps memory that others wait for.
+    pool = receiver._blocks
+    share = blocks_module.Share()
+    blocks = [pool.take(share, 1) for _ in range(6)]
+    assert all(blocks)
+    others = [pool.take(blocks_module.Share(), 1) for _ in range(10)]
+    assert all(others)
 
 
 def test_the_hash_of_a_cut_and_discarded_body_is_that_of_the_kept_bytes(receiver, folder, way):

@@ -105,6 +105,10 @@ def test_images_are_normalised_as_at_inference() -> None:
         (lambda: tomograms(shape=(48, 48)), "has 2 numbers"),
         (lambda: tomograms().draw(np.random.default_rng(0), (64, 64, 64)), "larger than"),
         (
+            lambda: tomograms(coarse_fraction=0.1).draw(np.random.default_rng(0), (32, 24, 24)),
+            "averaged over 2 voxels",
+        ),
+        (
             lambda: SimulatedSource(
                 SimulationConfig(sample="nuclei"), MEMBRANE, PERCENTILE, axes="yx"
             ),

@@ -217,7 +217,7 @@ class UploadFile:
         self._begun = self.end
         if os.fstat(self._data).st_size != self.end:
             os.ftruncate(self._data, self.end)
-        if running is not None and running.position > self.end:
+        if running is not None and running.reach > self.end:
             running.discard()
 
     @property

@@ -33,7 +33,7 @@ class SocketPump:
     Args:
         body: taken from its connection.
         file: open upload.
-        executor: threads that hash and sync.
+        executor: threads that write, hash and sync.
         pool: of blocks.
         check: a hash of this body alone, updated; nothing is committed with it.
     """
@@ -100,6 +100,9 @@ class SocketPump:
             if self._checking is not None:
                 await self._checking.finish()
         finally:
+            # After an error: what was not written gives its blocks back.
+            self._block = None
+            self._received.clear()
             await self._disk.finish()
 
     def _take_block(self) -> bool:

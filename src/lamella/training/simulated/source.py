@@ -17,7 +17,7 @@ from lamella.training.configuration import PairsConfig
 from lamella.training.pairs.codec import LabelCodec
 from lamella.training.simulated.nuclei import NucleiScene
 from lamella.training.simulated.scene import normalised
-from lamella.training.simulated.tomograms import SPACING_NM, TomogramScene
+from lamella.training.simulated.tomograms import COARSE, SPACING_NM, TomogramScene
 from lamella.training.source import SourceInfo
 from lamella.wire.request import SpacingDoc
 
@@ -98,6 +98,13 @@ class SimulatedSource:
             raise InputError(
                 f"a patch of {shape} is larger than the samples of {self._shape}",
                 hint="set data.shape, a smaller trainer.patch, or augmentation.options.reach=1",
+            )
+        is_coarse = self._is_tomogram and self._config.coarse_fraction > 0
+        if is_coarse and any(n * COARSE > m for n, m in zip(shape, self._shape, strict=True)):
+            raise InputError(
+                f"a patch of {shape}, averaged over {COARSE} voxels along every axis, shows more"
+                f" than the samples of {self._shape}",
+                hint="set data.shape, a smaller trainer.patch, or data.coarse_fraction=0",
             )
         number = int(rng.integers(self._config.n_samples))
         image, values = self._scene(_FIRST["train"] + number).cut(rng, shape)

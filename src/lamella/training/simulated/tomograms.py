@@ -18,10 +18,11 @@ from lamella.volume.pyramid import downsample_mean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPACING_NM", "TomogramScene", "draw_options"]
+__all__ = ["COARSE", "SPACING_NM", "TomogramScene", "draw_options"]
 
 SPACING_NM = 1.0
-_COARSE = 2
+COARSE = 2
+"""Voxels along an axis that a coarse patch is averaged over."""
 _COARSE_SHARE = 0.4
 """A coarse voxel is of a class where this share of its block is."""
 _MIN_FOREGROUND = 0.01
@@ -70,9 +71,7 @@ class TomogramScene:
         self, rng: np.random.Generator, shape: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """A patch with new noise, normalised, and its label values."""
-        factor = 1
-        if rng.random() < self._coarse_fraction and self._fits(shape, _COARSE):
-            factor = _COARSE
+        factor = COARSE if rng.random() < self._coarse_fraction else 1
         extent = tuple(n * factor for n in shape)
         where = window(rng, self._signal.shape, extent)
         if self._is_wanted[where].mean() < _MIN_FOREGROUND:
@@ -90,9 +89,6 @@ class TomogramScene:
             image = downsample_mean(image, (factor,) * 3)
             labels = _coarse_labels(labels, factor)
         return np.ascontiguousarray(image, np.float32), labels.copy()
-
-    def _fits(self, shape: tuple[int, ...], factor: int) -> bool:
-        return all(n * factor <= m for n, m in zip(shape, self._signal.shape, strict=True))
 
 
 def _coarse_labels(labels: NDArray[Any], factor: int) -> NDArray[Any]:
