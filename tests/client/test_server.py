@@ -91,6 +91,21 @@ def test_a_failed_job_is_told_and_costs_the_exit_code(server, run, tomogram, all
     assert "model" in out
 
 
+def test_one_bad_input_of_two_is_told_as_when_it_is_segmented(server, run, tomogram, tmp_path):
+    bad = tmp_path / "bad.mrc"
+    bad.write_bytes(b"nothing")
+    words = (bad, tomogram, "--model", "classical:li", "--server", server.url)
+    _, err = run("submit", *words, code=2)
+    out, _ = run("submit", *words, "--json", code=2)
+    told = json.loads(out)
+    assert len(told["jobs"]) == 1
+    (problem,) = told["problems"]
+    assert problem.keys() == {"input", "code", "message", "hint", "details"}
+    assert problem["input"] == str(bad)
+    assert problem["hint"]
+    assert f"{bad}: {problem['message']} ({problem['hint']})" in err
+
+
 def test_what_the_server_refuses_is_said_and_nothing_is_left(server, run, tomogram, tmp_path):
     where = ("--server", server.url, "--run-dir", tmp_path / "r.run")
     for words, message in (

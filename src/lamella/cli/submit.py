@@ -10,7 +10,12 @@ from lamella.cli.failure import EXIT_INPUT
 from lamella.cli.parameters import answer_options, console_of, input_options
 from lamella.cli.remote import Leaving, connect, leaving, server_options, short_id
 from lamella.cli.sections import SEGMENT_SECTIONS, SectionedCommand
-from lamella.cli.segmenting import build_request, objects_options, request_options
+from lamella.cli.segmenting import (
+    build_request,
+    objects_options,
+    request_options,
+    tell_problem,
+)
 from lamella.core.errors import LamellaError, RunCancelledError
 
 if TYPE_CHECKING:
@@ -62,10 +67,7 @@ def command(
                 except LamellaError as error:
                     if len(inputs) == 1:
                         raise
-                    problems.append(
-                        {"input": str(path), "code": error.code, "message": error.message}
-                    )
-                    console.warn(f"{path}: {error.message}")
+                    problems.append(tell_problem(path, error, console))
                 else:
                     sink.clear()
                     leave.n_queued += 1

@@ -68,9 +68,10 @@ class _Worker:
             return
         end_with_parent(int(set_up["parent"]))
         _be_first_to_go()
-        os.nice(_NICENESS)
+        with contextlib.suppress(AttributeError):  # Windows
+            os.nice(_NICENESS)
         os.environ.update(set_up["environment"])  # noqa: TID251 - this process is its own
-        if set_up["cores"]:
+        if set_up["cores"] and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, set_up["cores"])
         for name in set_up["preload"]:
             importlib.import_module(name)
