@@ -18,7 +18,7 @@ from lamella.volume.pyramid import downsample_mean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COARSE", "SPACING_NM", "TomogramScene", "draw_options"]
+__all__ = ["COARSE", "SPACING_NM", "TomogramScene", "coarse_labels", "draw_options"]
 
 SPACING_NM = 1.0
 COARSE = 2
@@ -87,11 +87,11 @@ class TomogramScene:
         labels = self.labels[where]
         if factor > 1:
             image = downsample_mean(image, (factor,) * 3)
-            labels = _coarse_labels(labels, factor)
+            labels = coarse_labels(labels, factor)
         return np.ascontiguousarray(image, np.float32), labels.copy()
 
 
-def _coarse_labels(labels: NDArray[Any], factor: int) -> NDArray[Any]:
+def coarse_labels(labels: NDArray[Any], factor: int) -> NDArray[Any]:
     """The class that fills most of a block, where it fills enough of it."""
     values = [int(value) for value in np.unique(labels) if value]
     result = np.zeros([n // factor for n in labels.shape], labels.dtype)
