@@ -329,6 +329,38 @@ def test_a_sink_stops_the_upload_and_the_watching(fake, client, image_path, tmp_
     assert fake.jobs[remote.id].state == "queued"
 
 
+@pytest.mark.parametrize("is_moving", [False, True])
+def test_a_download_that_was_stopped_goes_on(
+    fake, client, finished, image_path, tmp_path, monkeypatch, is_moving
+):
+    """Of a job that somebody else submitted: no note in the folder says what it waits for."""
+
+    class Sink(lm.CancelToken):
+        def emit(self, event):
+            if isinstance(event, Progress) and event.stage == "download" and not is_moving:
+                self.cancel()
+
+    def stop(unpacked, folder, asked):
+        (unpacked / "labels.ome.zarr").rename(folder.path / "labels.ome.zarr")
+        raise RunCancelledError("stopped")
+
+    play(fake)
+    job = client.submit(image_path, "classical:otsu").id
+    client.job(job).wait()
+    folder = tmp_path / "theirs.run"
+    with monkeypatch.context() as patch:
+        if is_moving:
+            patch.setattr("lamella.client.follow.settle", stop)
+        with pytest.raises(RunCancelledError):
+            client.job(job).download(folder, sink=Sink())
+    assert folder.is_dir()
+    run = client.job(job).download(folder)
+    assert np.array_equal(run.labels.load(), finished.labels.load())
+    assert {p.name for p in run.folder.iterdir()} == {p.name for p in finished.folder.iterdir()}
+    with pytest.raises(RunError, match="holds a run already"):
+        client.job(job).download(folder)
+
+
 def test_a_token_is_asked_for(fake, live, places, tmp_path):
     fake.token = "lam_1"
     with lm.Client(live, places=places) as client, pytest.raises(UnauthenticatedError):

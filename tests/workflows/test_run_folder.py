@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import lamella as lm
 from lamella.core.errors import InputError, MissingPathError, RunError
 from lamella.workflows.run_folder import RunFolder, write_text
 
@@ -58,6 +60,50 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         RunFolder(tmp_path).check_ours()
     with pytest.raises(InputError, match="is a file"):
         RunFolder(tmp_path / "thesis.docx").check_ours()
+
+
+KILLED = """
+import os, sys
+import lamella as lm
+from lamella.core import storage
+from lamella.workflows import run_folder
+n_left = int(sys.argv[1])
+def replace_file(path, partial, content):
+    global n_left
+    n_left -= 1
+    if n_left == 0:
+        partial.write_bytes(content[: len(content) // 2])
+        os._exit(9)
+    storage.replace_file(path, partial, content)
+run_folder.replace_file = replace_file
+lm.segment(sys.argv[2], "classical:otsu", run_dir=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_run_killed_while_it_writes_a_document_can_be_run_again(tmp_path, nth):
+    rng = np.random.default_rng(0)
+    image = lm.Volume.from_array(rng.random((8, 16, 16)).astype(np.float32))
+    path = lm.save(image, tmp_path / "image.ome.zarr")
+    command = [sys.executable, "-c", KILLED, str(nth), str(path), str(tmp_path / "a.run")]
+    assert subprocess.run(command, check=False, timeout=120).returncode == 9
+    assert list((tmp_path / "a.run").glob(".*.partial"))
+    found = lm.segment(path, "classical:otsu", run_dir=tmp_path / "a.run")
+    expected = lm.segment(path, "classical:otsu", run_dir=tmp_path / "b.run")
+    assert np.array_equal(found.labels.load(), expected.labels.load())
+    assert not list((tmp_path / "a.run").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("left", [".manifest.json.partial", ".remote.json.partial"])
+def test_half_a_first_document_is_nothing(tmp_path, left):
+    (tmp_path / left).write_text("{")
+    RunFolder(tmp_path).check_ours()
+
+
+def test_a_download_that_was_cut_is_nobodys(tmp_path):
+    (tmp_path / ".download").mkdir()
+    (tmp_path / "labels.ome.zarr").mkdir()
+    RunFolder(tmp_path).check_ours()
 
 
 def test_what_is_no_run_is_said(tmp_path):

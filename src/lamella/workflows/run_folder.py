@@ -38,6 +38,8 @@ __all__ = ["RunFolder", "write_bytes", "write_text"]
 
 _LOCK = ".lock"
 _MANIFEST = "manifest.json"
+# What a process leaves that is killed before its first document is whole.
+_KILLED = (_LOCK, f".{_MANIFEST}.partial", ".remote.json.partial")
 # Engines keep their journals and maps in the folder too; what people put there is left alone.
 _OURS = (
     "*.ome.zarr",
@@ -195,12 +197,15 @@ class RunFolder:
             )
         if not self.path.is_dir() or self.manifest.exists():
             return
+        if (self.path / ".download").exists():
+            # A run was on its way here; the next one takes its place.
+            return
         if (self.path / "remote.json").exists():
             raise InputError(
                 f"{self.path} waits for a run of a server",
                 hint="the same command with --server goes on; --run-dir chooses another folder",
             )
-        strangers = sorted(path.name for path in self.path.iterdir() if path.name != _LOCK)
+        strangers = sorted(path.name for path in self.path.iterdir() if path.name not in _KILLED)
         if strangers:
             raise InputError(
                 f"{self.path} holds no run but {', '.join(strangers[:3])}"
