@@ -355,7 +355,7 @@ def live(fake, context=None):
         thread.join()
 
 
-def until(condition, limit_s=10.0):
+def until(condition, limit_s=60.0):
     """Wait until something holds."""
     end = time.monotonic() + limit_s
     while not condition():

@@ -167,13 +167,9 @@ def test_a_flood_on_standard_error_blocks_nothing_and_is_not_kept(work):
     assert len(caught.value.details["stderr"]) <= 4000
 
 
-def cancel_soon(sink, seconds=1.0):
-    threading.Timer(seconds, sink.token.cancel).start()
-
-
 def test_cancelling_stops_a_worker_that_looks(work):
     sink = SilentSink()
-    cancel_soon(sink)
+    threading.Timer(1.0, sink.token.cancel).start()
     began = time.monotonic()
     with pytest.raises(RunCancelledError):
         work("while True: channel.check(); time.sleep(0.05)", sink=sink, grace_s=30)
@@ -183,13 +179,20 @@ def test_cancelling_stops_a_worker_that_looks(work):
 def test_a_worker_that_does_not_look_is_killed_with_its_children(work, tmp_path):
     pids = tmp_path / "pids"
     sink = SilentSink()
-    cancel_soon(sink, 2.0)
+
+    def cancel():
+        while not pids.exists():
+            time.sleep(0.02)
+        sink.token.cancel()
+
+    threading.Thread(target=cancel, daemon=True).start()
     with pytest.raises(RunCancelledError):
         work(
             f"""
 import subprocess
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{other.pid}}")
+open({str(pids) + "~"!r}, "w").write(f"{{os.getpid()}} {{other.pid}}")
+os.rename({str(pids) + "~"!r}, {str(pids)!r})
 time.sleep(600)
 """,
             sink=sink,

@@ -241,8 +241,8 @@ def test_a_date_in_retry_after_is_understood(fetch, full, wild_server):
 def test_a_silent_server_is_left_and_what_it_gave_kept(fetch, full, part, wild_server):
     full.faults = [wild_server.Fault("stall", at=60_000)]
     began = time.monotonic()
-    fetch(settings=TransferSettings(timeout_s=0.5, sleep=lambda _s: None))
-    assert time.monotonic() - began < 5
+    fetch(settings=TransferSettings(timeout_s=2, sleep=lambda _s: None))
+    assert time.monotonic() - began < 30
     assert full.n_sent == N
     assert part.read_bytes() == CONTENT
 

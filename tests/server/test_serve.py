@@ -176,10 +176,12 @@ def test_it_stops_cleanly_and_finishes_what_is_under_way(live_server):
         head = (
             "POST /api/v1/tokens HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             f"Authorization: Bearer {live_server.token}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
         )
-        line.sendall(head.encode() + body[:5])
-        time.sleep(0.3)
+        line.sendall(head.encode())
+        # Said when the request is under way and its body is asked for.
+        assert line.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        line.sendall(body[:5])
         stopping = threading.Thread(target=lambda: answers.append(live_server.stop()))
         stopping.start()
         time.sleep(0.5)

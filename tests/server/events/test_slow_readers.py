@@ -130,9 +130,12 @@ def serving(folder):
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    listening = server.servers[0].sockets[0]
+    # Accepted connections inherit it. Left alone, Linux lets what waits to be sent grow to
+    # megabytes, and how many events had left before nobody read would be a matter of luck.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
     try:
-        yield log, hub, f"http://127.0.0.1:{port}"
+        yield log, hub, f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(20)

@@ -1,6 +1,7 @@
 """Bodies that a thread reads from their socket: whole, cut, silent, taken over, checked."""
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -52,8 +53,16 @@ class Sender:
         self.socket, inside = socket.socketpair()
         self.opened += [self.socket, inside]
         inside.setblocking(False)
+        self._inside = inside
         self.owner = Owner()
         self.body = TakenBody(self.owner, inside, first, n_bytes - len(first))
+
+    @property
+    def is_read(self):
+        """Whether nothing of what was sent waits to be read."""
+        with contextlib.suppress(BlockingIOError):
+            return not self._inside.recv(1, socket.MSG_PEEK)
+        return True
 
     def send(self, *pieces, end=None):
         """Send in a thread of its own, as a client does."""
@@ -217,7 +226,7 @@ def test_more_bodies_than_threads_that_all_wait_for_their_clients(tmp_path, way)
             await asyncio.sleep(0.1)
             for sender, task in zip(reversed(senders), reversed(tasks), strict=True):
                 sender.socket.sendall(b"def")
-                got = await asyncio.wait_for(task, 5)
+                got = await asyncio.wait_for(task, 30)
                 assert got.end == "whole"
             for file in files:
                 file.commit()
@@ -276,9 +285,10 @@ def test_the_next_request_takes_over_from_one_that_still_sends(folder, way):
             dead.socket.sendall(b"abc")
             alive.socket.sendall(b"de")
             first = asyncio.create_task(send(locks, receiver, dead, seen))
-            await asyncio.sleep(0.1)
+            while not dead.is_read:
+                await asyncio.sleep(0.01)
             second = asyncio.create_task(send(locks, receiver, alive, seen))
-            ends = await asyncio.wait_for(asyncio.gather(first, second), 5)
+            ends = await asyncio.wait_for(asyncio.gather(first, second), 30)
             return ends, seen, dead.owner.n_left
 
     assert asyncio.run(whole()) == (["interrupted", "whole"], [0, 3], 7)
@@ -363,8 +373,8 @@ def test_bodies_wait_for_memory_that_others_hold(folder, way):
         receiver._blocks = pool = blocks_module.BlockPool(1)
         held = [pool.take(blocks_module.Share(), 0)]
         timer = threading.Timer(0.2, held.clear)
-        timer.start()
         began = time.monotonic()
+        timer.start()
         got, _ = receive(receiver, folder, sender, running=(running := RunningHash()))
         assert time.monotonic() - began > 0.15
     assert got.end == "whole"
@@ -385,6 +395,6 @@ def test_the_hash_is_of_what_came_though_it_was_busy_elsewhere(folder, way):
             )
             time.sleep(0.2)
             assert not task.done()
-        assert task.result(10)[0].end == "whole"
+        assert task.result(30)[0].end == "whole"
     assert (folder / DATA_NAME).read_bytes() == body
     assert hash_of(running, folder, len(body)) == hashlib.sha256(body).hexdigest()
