@@ -87,11 +87,13 @@ def prepare(run_dir: Path, config: TrainConfig, *, resume: bool, fresh: bool) ->
             hint="--resume goes on with it, --fresh trains anew; or choose another --run-dir",
             details={"state": state},
         )
+    # The configuration first: whoever is killed here leaves a training, or nothing.
     try:
-        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(known, to_yaml(config))
+        (run_dir / CHECKPOINTS).mkdir(exist_ok=True)
     except OSError as error:
         raise storage_error(error, run_dir) from error
-    write_text(known, to_yaml(config))
     last = run_dir / CHECKPOINTS / LAST
     return last if last.is_file() else None
 
@@ -133,7 +135,8 @@ def write_provenance(run_dir: Path, session: Mapping[str, Any]) -> None:
 
 
 def _check_empty(run_dir: Path) -> None:
-    allowed = {"learning_rate.png"}
+    # Half a configuration is what is left of a training that was killed before it began.
+    allowed = {"learning_rate.png", f".{CONFIG_NAME}.part"}
     if run_dir.is_file() or (
         run_dir.is_dir() and any(path.name not in allowed for path in run_dir.iterdir())
     ):
@@ -168,14 +171,17 @@ def _flat(values: Any, before: str = "") -> dict[str, Any]:
 
 
 def _clear(run_dir: Path) -> None:
-    """Delete what a training leaves, and nothing else."""
+    """Delete what a training leaves, and nothing else; last the file that says it is one."""
     names = (
-        CONFIG_NAME, PROVENANCE, SUMMARY, CHECKPOINTS, "metrics.csv", "curves.png", "curves.html",
-        "tensorboard", "wandb", "model", "learning_rate.png",
+        PROVENANCE, SUMMARY, CHECKPOINTS, "metrics.csv", "curves.png", "curves.html", "tensorboard",
+        "wandb", "model", "learning_rate.png",
     )  # fmt: skip
     try:
-        for name in names:
-            path = run_dir / name
+        for path in (
+            *(run_dir / n for n in names),
+            *run_dir.glob(".*.part"),
+            run_dir / CONFIG_NAME,
+        ):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
