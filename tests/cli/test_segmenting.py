@@ -78,6 +78,19 @@ class TestSegment:
         assert (tmp_path / "out" / "balls.classical-otsu.mrc").exists()
         assert [path.name for path in (tmp_path / "runs").iterdir()] == ["balls.classical-otsu.run"]
 
+    @pytest.mark.parametrize(
+        ("words", "expected"), [((), None), (("--tta",), True), (("--no-tta",), False)]
+    )
+    def test_mirroring_is_left_to_the_card_unless_told(
+        self, image_path, model_path, tmp_path, capsys, words, expected
+    ):
+        folder = tmp_path / "a.run"
+        code, _ = answer(
+            capsys, "segment", image_path, "--model", model_path, "--run-dir", folder, *words
+        )
+        assert code == 0
+        assert lm.open_run(folder).manifest.request.tta is expected
+
     def test_options_reach_the_request(self, image_path, model_path, tmp_path, capsys):
         folder = tmp_path / "a.run"
         code, _ = answer(

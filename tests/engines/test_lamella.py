@@ -309,6 +309,14 @@ def test_mirrored_copies_of_a_symmetric_network_change_nothing(model, tmp_path):
     assert mirrored.options_resolved["tta"]
 
 
+@pytest.mark.parametrize("asked", [None, False, True])
+@pytest.mark.parametrize("of_card", [False, True])
+def test_a_card_asks_for_mirrored_copies_unless_the_request_says(tmp_path, asked, of_card):
+    folder = make_folder(tmp_path / "model", tta=of_card)
+    result = segment(Volume.from_array(balls()), folder, tmp_path / "run", preview=False, tta=asked)
+    assert result.options_resolved["tta"] == (of_card if asked is None else asked)
+
+
 def test_confidence_lies_beside_the_labels(model, tmp_path):
     import zarr
 

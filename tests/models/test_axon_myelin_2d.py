@@ -42,13 +42,13 @@ def stated(card, *, tta):
     return {metric.conditions["class"]: metric.value for metric in dice}
 
 
-@pytest.mark.parametrize(("tta", "least"), [(False, 0.845), (True, 0.85)])
+@pytest.mark.parametrize(("tta", "least"), [(False, 0.845), (None, 0.85)])
 def test_the_rat_that_was_left_out(model, data_dir, tmp_path, tta, least):
-    """As the card says, run as users run it; averaged over mirrored copies Dice is above 0.85."""
+    """As the card says; run as users run it, which averages over mirrored copies, above 0.85."""
     folder = data_dir / "em" / "axondeepseg_sem"
     run = lm.segment(folder / IMAGE, model="axon-myelin-2d", run_dir=tmp_path / "run", tta=tta)
     labels = np.asarray(run.labels.data[:]).squeeze()
-    for value, (name, expected) in enumerate(stated(model.card, tta=tta).items(), start=1):
+    for value, (name, expected) in enumerate(stated(model.card, tta=tta is None).items(), start=1):
         mask = np.asarray(lm.open(folder / MASK.format(name)).data[:]).squeeze() > 127
         found = labels == value
         dice = 2 * (found & mask).sum() / (found.sum() + mask.sum())

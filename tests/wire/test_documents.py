@@ -24,7 +24,7 @@ requests = st.builds(
     tile=st.none() | st.tuples(*[st.integers(1, 512)] * 3),
     overlap_fraction=st.none() | st.floats(0, 0.9),
     min_size=st.none() | st.builds(SizeDoc, value=st.floats(0, 1e6)),
-    tta=st.booleans(),
+    tta=st.none() | st.booleans(),
 )
 
 

@@ -339,6 +339,7 @@ def _card_text(card: ModelCard, where: str, n_bytes: int) -> str:
         ("spacing", spacing),
         ("network", f"{card.network.id}, {card.network.n_parameters or 0:,} parameters"),
         ("tile", " x ".join(map(str, card.tile)) + f", overlap {card.overlap_fraction:.0%}"),
+        *([("mirrored", "averaged over mirrored copies unless --no-tta")] if card.tta else []),
         ("licence", card.licence),
         ("trained on", f"{card.training.data} ({card.training.data_licence})"),
         ("recipe", card.training.recipe),

@@ -42,7 +42,11 @@ _REQUEST_OPTIONS = (
         metavar="F",
         help="Share of a tile that it has in common with its neighbour.",
     ),
-    click.option("--tta", is_flag=True, help="Average over mirrored copies (slower, steadier)."),
+    click.option(
+        "--tta/--no-tta",
+        default=None,
+        help="Average over mirrored copies (slower, steadier); the card decides unless given.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(("auto", "fp32", "bf16", "fp16")),

@@ -314,6 +314,8 @@ class ModelConfig(Document):
     tile: tuple[Count, ...] = ()
     """Of inference; empty: the patch."""
     overlap_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    tta: bool = False
+    """Inference averages over mirrored copies unless told not to; scores here never do."""
     use_native_spacing: bool = False
     """The card names no spacing: the model takes voxels as they come."""
     half: bool = True

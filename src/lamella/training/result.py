@@ -197,6 +197,7 @@ def _card(
         decoder=task.decoder,
         tile=fitted_tile(wanted, divisor),
         overlap_fraction=model.overlap_fraction,
+        tta=model.tta,
         divisor=() if set(divisor) == {1} else divisor,
         licence=model.licence,
         citation=model.citation,

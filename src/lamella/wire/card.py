@@ -129,6 +129,8 @@ class ModelCard(Document):
     """Every tile extent must be a multiple of this, per axis; empty = any."""
     mirror_axes: tuple[str, ...] = ()
     """Axes along which mirroring is allowed at test time; empty = all spatial axes of the card."""
+    tta: bool = False
+    """Average over mirrored copies (test-time augmentation) unless a request says otherwise."""
     licence: str
     citation: str = ""
     training: TrainingDoc

@@ -99,8 +99,11 @@ class SegmentRequest(Document):
     tile: tuple[int, ...] | None = None
     """Tile in voxels, (z, y, x); the model's own unless given."""
     overlap_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
-    tta: bool = False
-    """Average over mirrored copies (test-time augmentation)."""
+    tta: bool | None = None
+    """Average over mirrored copies (test-time augmentation).
+
+    As the model's card says unless given; models without a card of ours are not mirrored then.
+    """
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """"auto" is fp32 on CPU and mixed half precision on CUDA."""
     device: str = "auto"

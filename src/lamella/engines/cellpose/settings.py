@@ -120,7 +120,7 @@ def resolve(descriptor: EngineDescriptor, volume: Volume, request: SegmentReques
         channels=channels,
         tile=_tile(descriptor.id, request),
         overlap_fraction=0.1 if request.overlap_fraction is None else request.overlap_fraction,
-        has_mirrors=request.tta,
+        has_mirrors=bool(request.tta),
         device=request.device,
         precision=request.precision,
         has_confidence=request.confidence,

@@ -152,7 +152,7 @@ def resolve(request: SegmentRequest, card: ModelCard) -> Settings:
         ),
         blend=cast("Blend", options["blend"]),
         batch=int(batch),
-        mirror_axes=_mirror_axes(card) if request.tta else (),
+        mirror_axes=_mirror_axes(card) if _is_mirrored(request, card) else (),
         device=machine.device,
         runtime=machine.runtime,
         precision=machine.precision,
@@ -221,6 +221,10 @@ def _tile(request: SegmentRequest, card: ModelCard) -> tuple[int, int, int]:
         )
     z, y, x = (1,) * (3 - n) + tuple(given)
     return z, y, x
+
+
+def _is_mirrored(request: SegmentRequest, card: ModelCard) -> bool:
+    return card.tta if request.tta is None else request.tta
 
 
 def _mirror_axes(card: ModelCard) -> tuple[int, ...]:

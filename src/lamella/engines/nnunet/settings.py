@@ -110,7 +110,7 @@ def resolve(request: SegmentRequest, *, is_trusted: bool) -> tuple[Settings, str
         check=str(options["check"]),
         n_threads=None if threads is None else int(threads),
         band_bytes=int(options["band_mb"] or 1) << 20,
-        mirrors=request.tta,
+        mirrors=bool(request.tta),
         has_confidence=request.confidence,
         has_preview=request.preview,
         is_deterministic=request.deterministic,
