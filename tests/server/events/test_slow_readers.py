@@ -165,7 +165,7 @@ def test_who_stops_reading_keeps_nobody_waiting_and_misses_nothing(tmp_path, kin
         log.append(StateEvent(state="finished", attempt=1))
         hub.events_added("a")
         # The job is done, and whoever reads has heard so, while two have not read a byte.
-        listener.join(30)
+        listener.join(120)
         assert not listener.is_alive()
         assert json.loads(heard[-1][6:])["state"] == "finished"
         assert hub.n_streams == 2
