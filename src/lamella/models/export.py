@@ -53,7 +53,8 @@ def fold_batch_norms(network: nn.Module) -> int:
     """Fold batch normalisations into the convolutions before them, keeping the network's layout.
 
     Weights take the scale; the normalisation keeps its offset alone (weight 1, mean 0, variance 1),
-    so that the state dict has the same names and the network can be trained on. Only where a
+    so that the state dict has the same names; a training gets the scale back from its data
+    (:func:`lamella.training.norms.unfold_norms`). Only where a
     convolution without bias and its normalisation follow each other in an ``nn.Sequential``.
 
     Returns:

@@ -23,6 +23,7 @@ from lamella.training.build import build_optimiser, build_training_loss, build_t
 from lamella.training.checking import augment_options
 from lamella.training.chunk_order import PatchOrder
 from lamella.training.metrics import ConfusionCounts
+from lamella.training.norms import unfold_start
 from lamella.training.patches import PatchDataset, PatchNumbers, make_loader
 from lamella.training.trainer import choose_devices, quiet, settled
 from lamella.training.validation import autocast_of, to_device
@@ -93,9 +94,8 @@ class _Trial:
     ) -> None:
         self.config, self.task = config, task
         self.device = torch.device(choose_devices(config).kind)
-        self.network = build_training_network(config, source, task).to(self.device).train()
+        network = build_training_network(config, source, task)
         self.loss = build_training_loss(config, task)
-        self.optimiser = build_optimiser(self.network, config.optimiser)
         spacing = source.info.spacing
         n_axes = len(source.info.axes)
         self.dataset = PatchDataset(
@@ -106,6 +106,9 @@ class _Trial:
             augment_options(config) if augments and config.augmentation.enabled else None,
             None if spacing is None else tuple(spacing.values[-n_axes:]),
         )
+        unfold_start(network, config, self.dataset)
+        self.network = network.to(self.device).train()
+        self.optimiser = build_optimiser(self.network, config.optimiser)
 
     def batches(self, n: int) -> Iterator[dict[str, Any]]:
         trainer = self.config.trainer

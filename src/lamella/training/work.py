@@ -11,6 +11,7 @@ import torch
 
 from lamella.core.errors import RunCancelledError
 from lamella.training.checkpoint import read_checkpoint
+from lamella.training.norms import unfold_start
 from lamella.training.trainer import Devices, make_trainer, n_devices
 from lamella.training.validation import autocast_of, n_tiles, to_device
 
@@ -91,6 +92,8 @@ class Work:
         session.numbers.rank, session.numbers.world = trainer.global_rank, trainer.world_size
         if config.trainer.minutes is not None:
             self._foresee(regions)
+        if self.document is None:
+            unfold_start(self.network, config, session.dataset)
         self.network.train()
         try:
             trainer.fit(module, train_dataloaders=session.loader)
