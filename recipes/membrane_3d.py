@@ -78,15 +78,19 @@ def coarse_dice(network: torch.nn.Module, n_volumes: int) -> float:
         whole = tuple(slice(0, n - n % 8) for n in image.shape)
         batch = torch.from_numpy(np.ascontiguousarray(image[whole], np.float32))[None, None]
         logits = network(batch.contiguous(memory_format=torch.channels_last_3d))
-        scores.append(compare((logits[0, 1] > logits[0, 0]).numpy(), reference[whole])[0])
+        scores.append(dice_of((logits[0, 1] > logits[0, 0]).numpy(), reference[whole]))
     return float(np.mean(scores))
+
+
+def dice_of(found: np.ndarray, reference: np.ndarray) -> float:
+    """Dice of two masks."""
+    return float(2 * (found & reference).sum() / max(1, found.sum() + reference.sum()))
 
 
 def compare(found: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     """Dice, and surface Dice at a tolerance of one voxel."""
-    dice = 2 * (found & reference).sum() / max(1, found.sum() + reference.sum())
     surface = score_surface(found, reference, spacing=(1.0, 1.0, 1.0), tolerance=1.0)
-    return float(dice), surface.surface_dice
+    return dice_of(found, reference), surface.surface_dice
 
 
 @click.command()

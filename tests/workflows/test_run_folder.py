@@ -100,6 +100,13 @@ def test_half_a_first_document_is_nothing(tmp_path, left):
     RunFolder(tmp_path).check_ours()
 
 
+def test_a_folder_that_waits_for_its_run_is_refused_while_it_comes_too(tmp_path):
+    (tmp_path / "remote.json").write_text("{}")
+    (tmp_path / ".download").mkdir()
+    with pytest.raises(InputError, match="waits for a run of a server"):
+        RunFolder(tmp_path).check_ours()
+
+
 def test_a_download_that_was_cut_is_nobodys(tmp_path):
     (tmp_path / ".download").mkdir()
     (tmp_path / "labels.ome.zarr").mkdir()

@@ -9,7 +9,7 @@ from lamella.client.download import download
 from lamella.client.flow import Do, Flow, Tell
 from lamella.client.inputs import is_remote_path
 from lamella.client.job import WatchOptions, watch
-from lamella.client.landing import DOWNLOADS, REMOTE, settle, unpack
+from lamella.client.landing import settle, unpack
 from lamella.client.previews import PreviewWriter
 from lamella.core.errors import (
     InputError,
@@ -27,7 +27,7 @@ from lamella.wire.job import JobDoc
 from lamella.wire.request import SegmentRequest
 from lamella.workflows.prepare import open_input
 from lamella.workflows.run import Run
-from lamella.workflows.run_folder import RunFolder
+from lamella.workflows.run_folder import DOWNLOADS, REMOTE, RunFolder
 
 __all__ = ["fetch", "follow"]
 

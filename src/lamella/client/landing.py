@@ -19,14 +19,10 @@ from lamella.wire.event import WarningEvent
 from lamella.wire.manifest import NoteDoc, RunManifest
 from lamella.wire.request import SegmentRequest
 from lamella.workflows.run import Run, origin_of
-from lamella.workflows.run_folder import RunFolder, write_bytes
+from lamella.workflows.run_folder import DOWNLOADS, REMOTE, RunFolder, write_bytes
 
-__all__ = ["DOWNLOADS", "REMOTE", "export_labels", "settle", "unpack"]
+__all__ = ["export_labels", "settle", "unpack"]
 
-REMOTE = "remote.json"
-"""Remembers the job of a run folder whose run is not here yet."""
-DOWNLOADS = ".download"
-"""Folder of what is coming."""
 _MANIFEST = "manifest.json"
 # Where people read the input's path.
 _TEXTS = ("report.json", "events.jsonl", "report.html")

@@ -23,7 +23,6 @@ from lamella.client.context import Context
 from lamella.client.flow import Do, Flow, Request, Tell
 from lamella.client.inputs import is_remote_path, named, state_of, upload_of
 from lamella.client.job import act, show, submit
-from lamella.client.landing import REMOTE
 from lamella.client.patience import Trouble, ask, error_of
 from lamella.client.upload import digest_of
 from lamella.core.errors import (
@@ -43,7 +42,7 @@ from lamella.wire.remote import RemoteDoc
 from lamella.wire.request import SegmentRequest
 from lamella.workflows.prepare import MEMORY_PREFIX, open_input
 from lamella.workflows.run import Run
-from lamella.workflows.run_folder import RunFolder, write_bytes
+from lamella.workflows.run_folder import REMOTE, RunFolder, write_bytes
 
 __all__ = ["Order", "Started", "start", "waiting_job"]
 

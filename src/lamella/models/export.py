@@ -54,8 +54,8 @@ def fold_batch_norms(network: nn.Module) -> int:
 
     Weights take the scale; the normalisation keeps its offset alone (weight 1, mean 0, variance 1),
     so that the state dict has the same names; a training gets the scale back from its data
-    (:func:`lamella.training.norms.unfold_norms`). Only where a
-    convolution without bias and its normalisation follow each other in an ``nn.Sequential``.
+    (:func:`lamella.training.norms.unfold_norms`). Only where a convolution without bias and its
+    normalisation follow each other in an ``nn.Sequential``.
 
     Returns:
         How many were folded.

@@ -34,12 +34,14 @@ from lamella.engines.engine import CONFIDENCE_NAME, LABELS_NAME, PREVIEW_NAME
 from lamella.io.format import storage_errors
 from lamella.wire.manifest import RunManifest
 
-__all__ = ["RunFolder", "write_bytes", "write_text"]
+__all__ = ["DOWNLOADS", "REMOTE", "RunFolder", "write_bytes", "write_text"]
 
+REMOTE = "remote.json"
+"""Remembers the job of a run folder whose run is not here yet."""
+DOWNLOADS = ".download"
+"""Folder of what is coming."""
 _LOCK = ".lock"
 _MANIFEST = "manifest.json"
-# What a process leaves that is killed before its first document is whole.
-_KILLED = (_LOCK, f".{_MANIFEST}.partial", ".remote.json.partial")
 # Engines keep their journals and maps in the folder too; what people put there is left alone.
 _OURS = (
     "*.ome.zarr",
@@ -62,8 +64,8 @@ _OURS = (
     "vertebrae.*",
     "preview.png",
     ".*.partial",
-    ".download",
-    "remote.json",
+    DOWNLOADS,
+    REMOTE,
     _MANIFEST,
 )
 
@@ -197,15 +199,17 @@ class RunFolder:
             )
         if not self.path.is_dir() or self.manifest.exists():
             return
-        if (self.path / ".download").exists():
-            # A run was on its way here; the next one takes its place.
-            return
-        if (self.path / "remote.json").exists():
+        if (self.path / REMOTE).exists():
             raise InputError(
                 f"{self.path} waits for a run of a server",
                 hint="the same command with --server goes on; --run-dir chooses another folder",
             )
-        strangers = sorted(path.name for path in self.path.iterdir() if path.name not in _KILLED)
+        if (self.path / DOWNLOADS).exists():
+            # A run was on its way here; the next one takes its place.
+            return
+        # What a process leaves that is killed before its first document is whole.
+        killed = (_LOCK, *(_partial(self.path / name).name for name in (_MANIFEST, REMOTE)))
+        strangers = sorted(path.name for path in self.path.iterdir() if path.name not in killed)
         if strangers:
             raise InputError(
                 f"{self.path} holds no run but {', '.join(strangers[:3])}"
@@ -287,4 +291,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         StorageError: when the disk is full.
     """
     with storage_errors(path):
-        replace_file(path, path.with_name(f".{path.name}.partial"), content)
+        replace_file(path, _partial(path), content)
+
+
+def _partial(path: Path) -> Path:
+    """Where a file is written before it is whole."""
+    return path.with_name(f".{path.name}.partial")

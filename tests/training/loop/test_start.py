@@ -6,11 +6,11 @@ import pytest
 
 from lamella.training.run import train_on
 
-HALF = {"id": "compact_unet2d", "arguments": {"widths": [4, 6, 8]}}
+NETWORK = {"id": "compact_unet2d", "arguments": {"widths": [4, 6, 8]}}
 
 
 def trained(make_config, make_source, make_task, folder, **words):
-    network = {**HALF, **words.pop("network", {})}
+    network = {**NETWORK, **words.pop("network", {})}
     config = make_config(network=network, augmentation={"enabled": False}, **words)
     return train_on(config, make_source(), make_task(config), folder)
 
